@@ -1,0 +1,285 @@
+//! `rotate_session_token`: the one-statement fast path; whatever it misses is locked and decided by
+//! `auth.settle_rotation` (sql/rotation.sql).
+
+use crate::arguments::{Inet, refuse, refuse_value, required, required_bytes};
+use crate::identity::{self, Identity};
+use crate::primitives::{from_unix_second, unix_second};
+use crate::{lineage, settings};
+use pgrx::PgSqlErrorCode;
+use pgrx::datum::{DatumWithOid, Interval, TimestampWithTimeZone, Uuid};
+use pgrx::prelude::*;
+use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiError, SpiResult, SpiTupleTable};
+use std::cell::OnceCell;
+use std::thread::LocalKey;
+
+/// Rule 4 of the design as one UPDATE by primary key. Its WHERE carries the whole rule and no join, so that after a
+/// wait for the row's lock PostgreSQL re-checks it against the row as it is then (READ COMMITTED, EvalPlanQual): of two
+/// concurrent presenters one rotates, the other misses.
+macro_rules! rotate {
+    () => {
+        "update auth.sessions s
+            set last_ip_cidr = coalesce(auth.network_of($6), s.last_ip_cidr),
+                generation = s.generation + 1,
+                last_used_at = clock_timestamp(),
+                rotated_at = clock_timestamp(),
+                idle_expires_at = least(clock_timestamp() + least(s.idle_ttl, $7), s.expires_at),
+                token_verifier = $4,
+                previous_token_verifier = s.token_verifier,
+                rotation_nonce = $5
+          where s.id = $1 and s.generation = $2 and s.token_verifier = $3
+            and s.generation < 2147483647
+            and s.revoked_at is null
+            and s.idle_expires_at > clock_timestamp() and s.expires_at > clock_timestamp()
+         returning s.family_id, s.user_id, s.organization_id, s.lineage_key, s.rotated_at,
+                   s.auth_time, s.amr, s.idle_expires_at, s.expires_at"
+    };
+}
+const ROTATE: &str = rotate!();
+
+/// The same with its audit row, for `auth_sessions.audit_level = all`: still one statement.
+const ROTATE_AND_LOG: &str = concat!(
+    "with rotated as (",
+    rotate!(),
+    "), logged as (
+       insert into auth.audit_log (action, severity, success, user_id, organization_id, session_id, family_id,
+                                   actor, actor_user_id, correlation_id, ip_cidr, user_agent)
+       select 'token_refreshed', 'info', true, r.user_id, r.organization_id, $1, r.family_id,
+              auth.calling_role(), r.user_id, left($9, 64), auth.network_of($6), auth.cut_user_agent($8)
+         from rotated r)
+     select * from rotated"
+);
+
+const SETTLE: &str = "select * from auth.settle_rotation($1, $2, $3, $4, $5, $6, $7)";
+
+thread_local! {
+    // Kept plans, one of each kind a backend: planning a rotation costs several times what running it does.
+    static ROTATE_PLAN: OnceCell<OwnedPreparedStatement> = const { OnceCell::new() };
+    static ROTATE_AND_LOG_PLAN: OnceCell<OwnedPreparedStatement> = const { OnceCell::new() };
+    static SETTLE_PLAN: OnceCell<OwnedPreparedStatement> = const { OnceCell::new() };
+}
+
+/// One row of `auth.session_outcome`; its columns are named where SQL gets to see them, below.
+type SessionOutcome = (
+    Option<String>,
+    Option<Uuid>,
+    Option<Uuid>,
+    Option<Uuid>,
+    Option<Uuid>,
+    Option<i32>,
+    Option<Vec<u8>>,
+    Option<Vec<u8>>,
+    Option<Uuid>,
+    Option<TimestampWithTimeZone>,
+    Option<TimestampWithTimeZone>,
+    Option<Vec<Option<String>>>,
+    Option<TimestampWithTimeZone>,
+    Option<TimestampWithTimeZone>,
+    Option<Interval>,
+);
+
+/// What one call was given, checked.
+struct Request<'a> {
+    session_id: Uuid,
+    generation: i32,
+    ticket: &'a [u8; 16],
+    token_proof: &'a [u8; 32],
+    next_token_verifier: &'a [u8; 32],
+    rotation_nonce: &'a [u8; 16],
+    /// As PostgreSQL handed it over: there is no Rust type for inet that would not go through text.
+    ip: Option<pg_sys::Datum>,
+    user_agent: Option<&'a str>,
+    correlation_id: Option<&'a str>,
+}
+
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments, reason = "the SQL function has as many")]
+fn rotate_session_token(
+    session_id: Option<Uuid>,
+    generation: Option<i32>,
+    ticket: Option<&[u8]>,
+    token_proof: Option<&[u8]>,
+    next_token_verifier: Option<&[u8]>,
+    rotation_nonce: Option<&[u8]>,
+    ip: Option<Inet>,
+    user_agent: Option<&str>,
+    device_hash: Option<&[u8]>,
+    correlation_id: Option<&str>,
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(outcome, Option<String>),
+            name!(session_id, Option<Uuid>),
+            name!(family_id, Option<Uuid>),
+            name!(user_id, Option<Uuid>),
+            name!(organization_id, Option<Uuid>),
+            name!(generation, Option<i32>),
+            name!(ticket, Option<Vec<u8>>),
+            name!(rotation_nonce, Option<Vec<u8>>),
+            name!(jti, Option<Uuid>),
+            name!(issued_at, Option<TimestampWithTimeZone>),
+            name!(auth_time, Option<TimestampWithTimeZone>),
+            name!(amr, Option<Vec<Option<String>>>),
+            name!(idle_expires_at, Option<TimestampWithTimeZone>),
+            name!(expires_at, Option<TimestampWithTimeZone>),
+            name!(retry_after, Option<Interval>),
+        ),
+    >,
+    SpiError,
+> {
+    let request = Request {
+        session_id: required(session_id, "session_id"),
+        generation: required(generation, "generation"),
+        ticket: required_bytes(ticket, "ticket", "It is a part of the refresh token."),
+        token_proof: required_bytes(token_proof, "token_proof", "It is the SHA-256 of the token's secret."),
+        next_token_verifier: required_bytes(
+            next_token_verifier,
+            "next_token_verifier",
+            "It is SHA-256(SHA-256(secret)) of the successor's secret.",
+        ),
+        rotation_nonce: required_bytes(rotation_nonce, "rotation_nonce", "It is 16 random bytes, new for each call."),
+        ip: ip.map(|Inet(datum)| datum),
+        user_agent,
+        correlation_id,
+    };
+    if request.generation < 0 {
+        refuse_value("generation must not be negative", "It is a part of the refresh token.");
+    }
+    if device_hash.is_some_and(|hash| hash.len() != 32) {
+        refuse_value("device_hash must be 32 bytes", "It is a SHA-256.");
+    }
+    // SAFETY: no arguments, no preconditions.
+    if unsafe { pg_sys::RecoveryInProgress() } {
+        refuse(
+            PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
+            "a standby cannot rotate tokens",
+            "Send refreshes to the primary.",
+        );
+    }
+    Spi::connect_mut(|client| {
+        if let Some(rotated) = request.rotate(client)? {
+            return Ok(rotated);
+        }
+        let settled = request.settle(client)?;
+        if settled.0.as_deref() != Some("rotate") {
+            return Ok(settled);
+        }
+        // Now the locks are held, so only the clock can make it miss.
+        Ok(request.rotate(client)?.unwrap_or_else(|| only("expired")))
+    })
+    .map(TableIterator::once)
+}
+
+/// An outcome that grants nothing.
+fn only(outcome: &str) -> SessionOutcome {
+    let none = None::<TimestampWithTimeZone>;
+    (Some(outcome.into()), None, None, None, None, None, None, None, None, none, none, None, none, none, None)
+}
+
+impl Request<'_> {
+    /// The fast path. `None`: the row is not as rule 4 wants it, and nothing has changed.
+    fn rotate(&self, client: &mut SpiClient<'_>) -> SpiResult<Option<SessionOutcome>> {
+        let presented_verifier = lineage::verifier_of(self.token_proof);
+        let idle_ttl = Interval::new(0, 0, i64::from(settings::refresh_idle_ttl_seconds()) * 1_000_000)
+            .expect("a setting of at most a year is an interval");
+        let mut arguments = vec![
+            self.session_id.into(),
+            self.generation.into(),
+            presented_verifier.as_slice().into(),
+            self.next_token_verifier.as_slice().into(),
+            self.rotation_nonce.as_slice().into(),
+            self.ip_argument(),
+            idle_ttl.into(),
+        ];
+        let rows = if settings::audits_everything() {
+            arguments.extend([self.user_agent.into(), self.correlation_id.into()]);
+            run(client, &ROTATE_AND_LOG_PLAN, ROTATE_AND_LOG, &arguments)?
+        } else {
+            run(client, &ROTATE_PLAN, ROTATE, &arguments)?
+        };
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let rotated = rows.first();
+        let generation = self.generation + 1;
+        let user_id = required(rotated.get::<Uuid>(2)?, "user_id");
+        let organization_id = rotated.get::<Uuid>(3)?;
+        let lineage_key = required(rotated.get::<&[u8]>(4)?, "lineage_key");
+        let rotated_at = required(rotated.get::<TimestampWithTimeZone>(5)?, "rotated_at");
+        let issued_at = unix_second(rotated_at);
+        identity::assume(Identity { user_id, organization_id, session_id: self.session_id });
+        Ok(Some((
+            Some("rotated".into()),
+            Some(self.session_id),
+            rotated.get(1)?,
+            Some(user_id),
+            organization_id,
+            Some(generation),
+            Some(lineage::make_ticket(lineage_key, generation, self.next_token_verifier).to_vec()),
+            Some(self.rotation_nonce.to_vec()),
+            Some(Uuid::from_bytes(lineage::make_jti(lineage_key, generation, issued_at))),
+            Some(from_unix_second(issued_at)),
+            rotated.get(6)?,
+            rotated.get(7)?,
+            rotated.get(8)?,
+            rotated.get(9)?,
+            None,
+        )))
+    }
+
+    /// The slow path.
+    fn settle(&self, client: &mut SpiClient<'_>) -> SpiResult<SessionOutcome> {
+        let arguments = [
+            self.session_id.into(),
+            self.generation.into(),
+            self.ticket.as_slice().into(),
+            self.token_proof.as_slice().into(),
+            self.ip_argument(),
+            self.user_agent.into(),
+            self.correlation_id.into(),
+        ];
+        let row = run(client, &SETTLE_PLAN, SETTLE, &arguments)?.first();
+        Ok((
+            row.get(1)?,
+            row.get(2)?,
+            row.get(3)?,
+            row.get(4)?,
+            row.get(5)?,
+            row.get(6)?,
+            row.get(7)?,
+            row.get(8)?,
+            row.get(9)?,
+            row.get(10)?,
+            row.get(11)?,
+            row.get(12)?,
+            row.get(13)?,
+            row.get(14)?,
+            row.get(15)?,
+        ))
+    }
+
+    fn ip_argument(&self) -> DatumWithOid<'_> {
+        match self.ip {
+            // SAFETY: it came in as an inet and lives as long as the call.
+            Some(datum) => unsafe { DatumWithOid::new(datum, pg_sys::INETOID) },
+            None => DatumWithOid::null_oid(pg_sys::INETOID),
+        }
+    }
+}
+
+/// Runs a kept plan, which the first call of a backend makes.
+fn run<'conn>(
+    client: &mut SpiClient<'conn>,
+    plan: &'static LocalKey<OnceCell<OwnedPreparedStatement>>,
+    query: &str,
+    arguments: &[DatumWithOid<'_>],
+) -> SpiResult<SpiTupleTable<'conn>> {
+    plan.with(|plan| {
+        if plan.get().is_none() {
+            let types: Vec<_> = arguments.iter().map(|argument| argument.oid().into()).collect();
+            let prepared = client.prepare_mut(query, &types)?.keep();
+            plan.get_or_init(|| prepared);
+        }
+        client.update(plan.get().expect("made above"), None, arguments)
+    })
+}

@@ -1,0 +1,15 @@
+//! The order in which `sql/` is loaded; nothing else. A file may use what the files before it made.
+
+use pgrx::extension_sql_file;
+
+extension_sql_file!("../../sql/roles.sql", name = "roles", bootstrap);
+extension_sql_file!("../../sql/tables.sql", name = "tables", requires = ["roles"]);
+extension_sql_file!("../../sql/primitives.sql", name = "primitives", requires = ["tables"]);
+extension_sql_file!("../../sql/identity.sql", name = "identity", requires = ["primitives"]);
+extension_sql_file!("../../sql/audit.sql", name = "audit", requires = ["identity"]);
+extension_sql_file!("../../sql/rotation.sql", name = "rotation", requires = ["audit"]);
+extension_sql_file!("../../sql/sessions.sql", name = "sessions", requires = ["rotation"]);
+extension_sql_file!("../../sql/accounts.sql", name = "accounts", requires = ["sessions"]);
+extension_sql_file!("../../sql/views.sql", name = "views", requires = ["accounts"]);
+extension_sql_file!("../../sql/policies.sql", name = "policies", requires = ["views"]);
+extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);

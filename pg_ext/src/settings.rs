@@ -1,0 +1,145 @@
+//! The settings of the database side (`auth_sessions.*`), all of which only a superuser may set.
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use pgrx::prelude::*;
+use std::ffi::CStr;
+
+/// What a replay ends.
+#[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+#[allow(non_camel_case_types, reason = "the names are the values that a DBA writes")]
+enum ReplayScope {
+    family,
+    user,
+}
+
+/// What the audit log records.
+#[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+#[allow(non_camel_case_types, reason = "the names are the values that a DBA writes")]
+enum AuditLevel {
+    security,
+    all,
+}
+
+const DAY: i32 = 86_400;
+const YEAR: i32 = 366 * DAY;
+
+static ACCESS_TOKEN_TTL: GucSetting<i32> = GucSetting::<i32>::new(900);
+static REFRESH_IDLE_TTL: GucSetting<i32> = GucSetting::<i32>::new(7 * DAY);
+static SESSION_MAX_AGE: GucSetting<i32> = GucSetting::<i32>::new(30 * DAY);
+static RETRY_WINDOW: GucSetting<i32> = GucSetting::<i32>::new(60);
+static RETRY_WINDOW_MAX: GucSetting<i32> = GucSetting::<i32>::new(600);
+static SESSION_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * DAY);
+static MAX_SESSIONS_PER_USER: GucSetting<i32> = GucSetting::<i32>::new(0);
+static REPLAY_SCOPE: GucSetting<ReplayScope> = GucSetting::<ReplayScope>::new(ReplayScope::family);
+static AUDIT_LEVEL: GucSetting<AuditLevel> = GucSetting::<AuditLevel>::new(AuditLevel::security);
+
+/// Tells PostgreSQL of every setting, and that nobody else's may begin with `auth_sessions.`.
+pub fn register() {
+    let duration = |name: &'static CStr, description: &'static CStr, setting, least, most| {
+        GucRegistry::define_int_guc(name, description, c"", setting, least, most, GucContext::Suset, GucFlags::UNIT_S);
+    };
+    duration(
+        c"auth_sessions.access_token_ttl",
+        c"How long an access token proves its session to auth.assume_session.",
+        &ACCESS_TOKEN_TTL,
+        1,
+        DAY,
+    );
+    duration(
+        c"auth_sessions.refresh_idle_ttl",
+        c"How long a session outlives its last refresh.",
+        &REFRESH_IDLE_TTL,
+        1,
+        YEAR,
+    );
+    duration(
+        c"auth_sessions.session_max_age",
+        c"How long a session lives at most, from its login.",
+        &SESSION_MAX_AGE,
+        1,
+        10 * YEAR,
+    );
+    duration(
+        c"auth_sessions.retry_window",
+        c"How long after a rotation the token before is answered with the same successor; 0 turns retries off.",
+        &RETRY_WINDOW,
+        0,
+        3_600,
+    );
+    duration(
+        c"auth_sessions.retry_window_max",
+        c"The longest retry window that a client may ask for at login.",
+        &RETRY_WINDOW_MAX,
+        0,
+        DAY,
+    );
+    duration(
+        c"auth_sessions.session_retention",
+        c"How long expired and revoked sessions are kept before cleaning deletes them.",
+        &SESSION_RETENTION,
+        0,
+        10 * YEAR,
+    );
+    GucRegistry::define_int_guc(
+        c"auth_sessions.max_sessions_per_user",
+        c"How many live sessions a user may have; a login beyond it ends the oldest. 0: any number.",
+        c"",
+        &MAX_SESSIONS_PER_USER,
+        0,
+        100_000,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"auth_sessions.replay_scope",
+        c"What a replay ends: the session's family, or every session of its user.",
+        c"",
+        &REPLAY_SCOPE,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"auth_sessions.audit_level",
+        c"What the audit log records: every security decision, or all, plain refreshes and retries included.",
+        c"",
+        &AUDIT_LEVEL,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    // SAFETY: called from _PG_init, on the backend's only thread, with a literal.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"auth_sessions".as_ptr()) };
+}
+
+/// Seconds that a session outlives its last refresh.
+pub fn refresh_idle_ttl_seconds() -> i32 {
+    REFRESH_IDLE_TTL.get()
+}
+
+/// Whether plain refreshes and retries are audited.
+pub fn audits_everything() -> bool {
+    AUDIT_LEVEL.get() == AuditLevel::all
+}
+
+/// For SQL: a setting by its name without the prefix.
+#[pg_extern(sql = false)]
+fn setting(name: &str) -> String {
+    let seconds = |setting: &GucSetting<i32>| format!("{} seconds", setting.get());
+    match name {
+        "access_token_ttl" => seconds(&ACCESS_TOKEN_TTL),
+        "refresh_idle_ttl" => seconds(&REFRESH_IDLE_TTL),
+        "session_max_age" => seconds(&SESSION_MAX_AGE),
+        "retry_window" => seconds(&RETRY_WINDOW),
+        "retry_window_max" => seconds(&RETRY_WINDOW_MAX),
+        "session_retention" => seconds(&SESSION_RETENTION),
+        "max_sessions_per_user" => MAX_SESSIONS_PER_USER.get().to_string(),
+        "replay_scope" => match REPLAY_SCOPE.get() {
+            ReplayScope::family => "family".into(),
+            ReplayScope::user => "user".into(),
+        },
+        "audit_level" => match AUDIT_LEVEL.get() {
+            AuditLevel::security => "security".into(),
+            AuditLevel::all => "all".into(),
+        },
+        _ => super::arguments::refuse_value(&format!("there is no setting auth_sessions.{name}"), "See: show all"),
+    }
+}

@@ -1,0 +1,168 @@
+-- The audit log: one door in, no way to change, one partition a month.
+
+create function auth.network_of(ip inet) returns cidr
+  language sql immutable parallel safe
+  return pg_catalog.network(pg_catalog.set_masklen(ip, case pg_catalog.family(ip) when 4 then 24 else 64 end));
+comment on function auth.network_of is 'The /24 (IPv4) or /64 (IPv6) network of an address: as much of it as is ever stored.';
+
+-- The one door into the audit log for everything but a logged refresh (rotation.rs writes that in its own statement).
+-- A user agent is cut to its limit, never refused: a strange header must not undo a decision.
+create function auth.record_event(
+  action text, severity text, success boolean,
+  user_id uuid default null, organization_id uuid default null, session_id uuid default null, family_id uuid default null,
+  correlation_id text default null, ip inet default null, user_agent text default null, details jsonb default null
+) returns void
+  language plpgsql volatile parallel unsafe
+  as $$
+begin
+  insert into auth.audit_log (action, severity, success, user_id, organization_id, session_id, family_id,
+                              actor, actor_user_id, correlation_id, ip_cidr, user_agent, details)
+  values (action, severity, success, user_id, organization_id, session_id, family_id,
+          auth.calling_role(), auth.current_user_id(), left(correlation_id, 64), auth.network_of(ip),
+          auth.cut_user_agent(user_agent), details);
+end
+$$;
+comment on function auth.record_event is 'Internal. Writes one audit row in the current transaction.';
+
+create function auth.cut_user_agent(user_agent text) returns text
+  language plpgsql immutable parallel safe
+  as $$
+begin
+  if octet_length(user_agent) <= 512 then
+    return user_agent;
+  end if;
+  -- At most four bytes a character, so 128 always fit; most often far more do.
+  for length in reverse least(char_length(user_agent), 512) .. 128 loop
+    if octet_length(left(user_agent, length)) <= 512 then
+      return left(user_agent, length);
+    end if;
+  end loop;
+end
+$$;
+comment on function auth.cut_user_agent is 'Internal. The first 512 bytes, cut between characters.';
+
+-- Refusals that anybody can cause again and again are counted, and logged at the 1st, 2nd, 4th, 8th … time, so that
+-- an attacker cannot fill the disk. The row says how often it happened so far.
+create function auth.record_refusal(
+  action text, severity text, user_id uuid, organization_id uuid, session_id uuid, family_id uuid,
+  correlation_id text, ip inet, user_agent text, details jsonb
+) returns void
+  language plpgsql volatile parallel unsafe
+  as $$
+declare
+  times int;
+begin
+  times := auth.count_attempt(action || ':' || session_id);
+  if times & (times - 1) = 0 then
+    perform auth.record_event(action, severity, false, user_id, organization_id, session_id, family_id,
+                              correlation_id, ip, user_agent, details || jsonb_build_object('times', times));
+  end if;
+end
+$$;
+comment on function auth.record_refusal is 'Internal. Writes an audit row at the 1st, 2nd, 4th, 8th … refusal of a kind for a session.';
+
+create function auth.instance_secret() returns bytea
+  language plpgsql volatile parallel unsafe
+  as $$
+declare
+  found_secret bytea;
+begin
+  select i.secret into found_secret from auth.instance i;
+  if found_secret is null then
+    -- Two first users at once: the second one waits here and then reads what the first one made.
+    insert into auth.instance (secret) values (auth.random_bytes(32)) on conflict do nothing;
+    select i.secret into found_secret from auth.instance i;
+  end if;
+  return found_secret;
+end
+$$;
+comment on function auth.instance_secret is 'Internal. The secret of this database, made at first use.';
+
+create function auth.attempt_key(subject text) returns bytea
+  language sql volatile parallel unsafe
+  return auth.hmac_sha256(auth.instance_secret(), pg_catalog.convert_to('attempt:' || subject, 'UTF8'));
+comment on function auth.attempt_key is 'Internal. The key of a subject in auth.attempts: an HMAC, so that the table names nobody.';
+
+create function auth.count_attempt(subject text) returns int
+  language plpgsql volatile parallel unsafe
+  as $$
+declare
+  times int;
+begin
+  insert into auth.attempts as a (key, count, updated_at)
+  values (auth.attempt_key(subject), 1, clock_timestamp())
+  on conflict (key) do update
+    set count = case when a.updated_at < clock_timestamp() - interval '1 day' then 1 else a.count + 1 end,
+        updated_at = clock_timestamp()
+  returning a.count into times;
+  return times;
+end
+$$;
+comment on function auth.count_attempt is 'Internal. Counts one more attempt of a subject and says which it was; starts again after a day without one.';
+
+create function auth.refuse_change() returns trigger
+  language plpgsql
+  as $$
+begin
+  raise exception '% on %.% is not allowed: the audit log is append-only', tg_op, tg_table_schema, tg_table_name
+    using errcode = 'insufficient_privilege',
+          hint = 'Old months are dropped as whole partitions.';
+end
+$$;
+comment on function auth.refuse_change is 'Trigger: refuses UPDATE, DELETE and TRUNCATE of the audit log, whoever asks.';
+
+create trigger audit_log_append_only before update or delete on auth.audit_log
+  for each row execute function auth.refuse_change();
+create trigger audit_log_no_truncate before truncate on auth.audit_log
+  for each statement execute function auth.refuse_change();
+
+-- A partition that is queried by its own name has its own owner, row-level security, grants and TRUNCATE trigger.
+-- Without this, "select from auth.audit_log_2026_11" would go round the policies of the parent.
+create function auth.protect_audit_partition(partition regclass) returns void
+  language plpgsql volatile parallel unsafe
+  as $$
+begin
+  execute format('alter table %s enable row level security, force row level security', partition);
+  execute format('create policy owner_writes on %s to auth_owner using (true) with check (true)', partition);
+  execute format('revoke all on %s from public', partition);
+  execute format('create trigger audit_log_no_truncate before truncate on %s
+                    for each statement execute function auth.refuse_change()', partition);
+  execute format('create index on %s (user_id, created_at) where user_id is not null and action not in (''token_refreshed'', ''token_retry_served'')', partition);
+  execute format('create index on %s (session_id, created_at) where session_id is not null', partition);
+  execute format('create index on %s (family_id) where action = ''token_replay_detected''', partition);
+end
+$$;
+comment on function auth.protect_audit_partition is 'Internal. Gives a partition of the audit log its own protection and indexes.';
+
+-- This month and the next three. Months are ordinary tables, made after the installation and not by it, so that a
+-- dump carries them. A month that the DEFAULT partition already holds rows of stays there: moving rows would mean
+-- deleting from a log that refuses deletion.
+create function auth.maintain_audit_partitions() returns int
+  language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
+  as $$
+declare
+  first_day timestamptz;
+  next_month timestamptz;
+  partition text;
+  made int := 0;
+begin
+  -- One maker at a time; the others find everything made.
+  perform pg_advisory_xact_lock(hashtextextended('auth_sessions.maintain_audit_partitions', 0));
+  for month in 0 .. 3 loop
+    first_day := (date_trunc('month', now() at time zone 'UTC') + make_interval(months => month)) at time zone 'UTC';
+    next_month := (date_trunc('month', now() at time zone 'UTC') + make_interval(months => month + 1)) at time zone 'UTC';
+    partition := format('audit_log_%s', to_char(first_day at time zone 'UTC', 'YYYY_MM'));
+    continue when exists (select from pg_class c where c.relnamespace = 'auth'::regnamespace and c.relname = partition);
+    continue when exists (select from auth.audit_log_default d where d.created_at >= first_day and d.created_at < next_month);
+    -- LIKE and ATTACH rather than PARTITION OF: writers of the log need not wait.
+    execute format('create table auth.%I (like auth.audit_log including defaults including constraints)', partition);
+    perform auth.protect_audit_partition(format('auth.%I', partition)::regclass);
+    execute format('alter table auth.audit_log attach partition auth.%I for values from (%L) to (%L)',
+                   partition, first_day, next_month);
+    execute format('comment on table auth.%I is %L', partition, 'One month of auth.audit_log (UTC).');
+    made := made + 1;
+  end loop;
+  return made;
+end
+$$;
+comment on function auth.maintain_audit_partitions is 'Makes the audit log''s partitions of this month and the next three, where missing; returns how many it made. Call it daily: the service does.';

@@ -1,0 +1,61 @@
+-- Who owns and who may do what: the privilege model on one page. Everything not granted here is refused.
+
+-- Owners first: a grant made before a change of owner would be recorded as the old owner's.
+do $$
+declare
+  object record;
+begin
+  for object in
+    select case when c.relkind = 'S' then 'sequence' when c.relkind = 'v' then 'view' else 'table' end as kind,
+           c.oid::regclass::text as name
+      from pg_catalog.pg_class c
+     where c.relnamespace = 'auth'::pg_catalog.regnamespace and c.relkind in ('r', 'p', 'S', 'v')
+    union all
+    select 'function', p.oid::regprocedure::text
+      from pg_catalog.pg_proc p where p.pronamespace = 'auth'::pg_catalog.regnamespace
+    union all
+    select 'type', t.oid::regtype::text
+      from pg_catalog.pg_type t join pg_catalog.pg_class c on c.oid = t.typrelid
+     where t.typnamespace = 'auth'::pg_catalog.regnamespace and c.relkind = 'c'
+  loop
+    execute format('alter %s %s owner to auth_owner', object.kind, object.name);
+  end loop;
+end
+$$;
+
+revoke all on all tables in schema auth from public;
+revoke all on all sequences in schema auth from public;
+revoke all on all functions in schema auth from public;
+
+-- The service. It holds no password hash, no key and no verifier, opens no session without a proof, and reads by
+-- column, under policies, only what the assumed identity owns.
+grant execute on function
+  auth.sign_up, auth.begin_login, auth.complete_login, auth.rotate_session_token, auth.end_session,
+  auth.assume_session, auth.session_profile, auth.revoke_session, auth.revoke_user_sessions, auth.check_slug,
+  auth.peppers_in_use, auth.maintain_audit_partitions
+  to auth_api;
+
+-- Operators end sessions and configure; they never become somebody: no assume_session.
+grant execute on function
+  auth.revoke_session_family, auth.handle_token_replay, auth.cleanup_expired_sessions(),
+  auth.cleanup_expired_sessions(int, interval), auth.open_recovery_window, auth.maintain_audit_partitions
+  to auth_admin;
+
+-- Who am I, which everybody may ask who meets a policy; give them to your own roles likewise.
+grant execute on function
+  auth.current_user_id, auth.current_organization_id, auth.current_session_id, auth.current_roles, auth.current_scopes,
+  auth.session_is_live, auth.require_auth_age, auth.session_jti, auth.extension_version
+  to auth_api, auth_monitor, auth_admin;
+
+grant select on auth.active_sessions, auth.session_families, auth.security_events, auth.replay_incidents
+  to auth_api, auth_monitor, auth_admin;
+-- The views run with their reader's rights (security_invoker), so the reader needs these columns, and only these.
+grant select (id, email, name, user_type, email_verified_at, disabled_at, created_at)
+  on auth.users to auth_api, auth_monitor, auth_admin;
+grant select on auth.organizations, auth.organization_members to auth_api, auth_monitor, auth_admin;
+grant select (id, family_id, user_id, organization_id, created_at, auth_time, expires_at, idle_ttl, retry_window, revoked_at,
+              revoked_reason, reused_jti_of, amr, device_hash, device_name, user_agent, last_ip_cidr, generation,
+              last_used_at, rotated_at, idle_expires_at)
+  on auth.sessions to auth_api, auth_monitor, auth_admin;
+grant select on auth.audit_log to auth_api, auth_monitor, auth_admin;
+grant select on auth.recovery_windows to auth_monitor, auth_admin;

@@ -1,0 +1,36 @@
+-- Row-level security. The definer functions run as auth_owner and carry their own predicates; these policies guard
+-- whoever reads the tables and views directly. The identity is asked for once a statement, not once a row.
+
+do $$
+declare
+  guarded regclass;
+begin
+  -- By the catalogue, so that no table can be forgotten. FORCE binds the owner too.
+  for guarded in
+    select c.oid::regclass from pg_catalog.pg_class c
+     where c.relnamespace = 'auth'::pg_catalog.regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+  loop
+    execute format('alter table %s enable row level security, force row level security', guarded);
+    execute format('create policy owner_writes on %s to auth_owner using (true) with check (true)', guarded);
+  end loop;
+end
+$$;
+select auth.protect_audit_partition('auth.audit_log_default');
+
+create policy operators_read on auth.users for select to auth_monitor, auth_admin using (true);
+create policy operators_read on auth.organizations for select to auth_monitor, auth_admin using (true);
+create policy operators_read on auth.organization_members for select to auth_monitor, auth_admin using (true);
+create policy operators_read on auth.sessions for select to auth_monitor, auth_admin using (true);
+create policy operators_read on auth.recovery_windows for select to auth_monitor, auth_admin using (true);
+create policy operators_read on auth.audit_log for select to auth_monitor, auth_admin using (true);
+
+create policy own_rows on auth.users for select to auth_api
+  using (id = (select auth.current_user_id()));
+create policy own_rows on auth.organizations for select to auth_api
+  using (id = (select auth.current_organization_id()));
+create policy own_rows on auth.organization_members for select to auth_api
+  using (user_id = (select auth.current_user_id()));
+create policy own_rows on auth.sessions for select to auth_api
+  using (user_id = (select auth.current_user_id()));
+create policy own_rows on auth.audit_log for select to auth_api
+  using (user_id = (select auth.current_user_id()));

@@ -1,0 +1,189 @@
+-- Rotation. The fast path is one UPDATE, in pg_ext/src/rotation.rs; what it does not settle comes here.
+
+create function auth.rotate_session_token(
+  session_id uuid, generation int, ticket bytea, token_proof bytea, next_token_verifier bytea, rotation_nonce bytea,
+  ip inet default null, user_agent text default null, device_hash bytea default null, correlation_id text default null
+) returns setof auth.session_outcome
+  language c volatile parallel unsafe security definer rows 1 set search_path = pg_catalog, pg_temp
+  as 'MODULE_PATHNAME', 'rotate_session_token_wrapper';
+comment on function auth.rotate_session_token is 'Exchanges a refresh token for its successor. One row, whose outcome is rotated, retried (the same successor again), replayed (the family is now revoked), revoked, expired, unknown or ahead. Never raises for an outcome: commit, then answer. For rotated and retried the session becomes the identity of this transaction.';
+
+-- Lock and decide. The presented token is judged by what the locking read returned, after the wait, by the clock then.
+-- Says 'rotate' when the caller, who now holds the locks, may run the fast path again.
+create function auth.settle_rotation(
+  session_id uuid, generation int, ticket bytea, token_proof bytea,
+  ip inet, user_agent text, correlation_id text
+) returns auth.session_outcome
+  language plpgsql volatile parallel unsafe
+  as $$
+declare
+  owner_id uuid;
+  s auth.sessions;
+  presented_verifier bytea := sha256(token_proof);
+  recovery_max_gap int;
+  clock timestamptz;
+  decision text;
+  answer auth.session_outcome;
+begin
+  answer.outcome := 'unknown';
+  select x.user_id into owner_id from auth.sessions x where x.id = settle_rotation.session_id;
+  if not found then
+    return answer;
+  end if;
+
+  -- The lock order of the whole product: the user, then the sessions. It keeps a replay, a disable and a password
+  -- change from passing each other.
+  perform from auth.users u where u.id = owner_id for no key update;
+  select x.* into s from auth.sessions x where x.id = settle_rotation.session_id for no key update;
+  if not found then
+    return answer;
+  end if;
+
+  clock := clock_timestamp();
+  select w.max_gap into recovery_max_gap from auth.recovery_windows w
+   where w.closes_at > clock order by w.opened_at desc limit 1;
+  decision := auth.decide_rotation(
+    s.generation, s.token_verifier, s.previous_token_verifier, s.revoked_at is not null,
+    s.idle_expires_at, s.expires_at, s.rotated_at, coalesce(s.retry_window, auth.setting('retry_window')::interval),
+    settle_rotation.generation, presented_verifier,
+    auth.equal_digests(settle_rotation.ticket,
+                       auth.make_ticket(s.lineage_key, settle_rotation.generation, presented_verifier)),
+    clock, recovery_max_gap);
+
+  case decision
+    when 'unknown', 'revoked' then
+      answer.outcome := decision;
+    when 'expired' then
+      answer.outcome := decision;
+      perform auth.record_refusal('session_expired', 'info', s.user_id, s.organization_id, s.id, s.family_id,
+                                  correlation_id, ip, user_agent, '{}');
+    when 'ahead' then
+      answer.outcome := decision;
+      perform auth.record_refusal('token_ahead_of_database', 'critical', s.user_id, s.organization_id, s.id, s.family_id,
+                                  correlation_id, ip, user_agent,
+                                  jsonb_build_object('presented_generation', settle_rotation.generation,
+                                                     'current_generation', s.generation));
+    when 'replay' then
+      answer.outcome := 'replayed';
+      -- A refresh token does not say when its generation was made: time zero.
+      perform auth.burn_family(s, settle_rotation.generation,
+                               auth.make_jti(s.lineage_key, settle_rotation.generation, to_timestamp(0)),
+                               correlation_id, ip, user_agent);
+    when 'retry' then
+      -- The very same answer as the first time, jti included.
+      answer := auth.grant_of(s, 'retried');
+      perform auth.set_identity(s.user_id, s.organization_id, s.id);
+      if auth.setting('audit_level') = 'all' then
+        perform auth.record_event('token_retry_served', 'info', true, s.user_id, s.organization_id, s.id, s.family_id,
+                                  correlation_id, ip, user_agent, jsonb_build_object('generation', s.generation));
+      end if;
+    when 'fast_forward' then
+      -- The database lost commits and the token proves them: move to where the client is, then rotate as usual.
+      update auth.sessions x
+         set generation = settle_rotation.generation, token_verifier = presented_verifier
+       where x.id = s.id;
+      perform auth.record_event('session_fast_forwarded', 'warning', true, s.user_id, s.organization_id, s.id, s.family_id,
+                                correlation_id, ip, user_agent,
+                                jsonb_build_object('from_generation', s.generation, 'to_generation', settle_rotation.generation));
+      answer.outcome := 'rotate';
+    when 'rotate' then
+      answer.outcome := 'rotate';
+  end case;
+  return answer;
+end
+$$;
+comment on function auth.settle_rotation is 'Internal. The slow path of rotate_session_token.';
+
+create function auth.grant_of(s auth.sessions, outcome text) returns auth.session_outcome
+  language plpgsql stable parallel restricted
+  as $$
+declare
+  issued_at timestamptz := date_trunc('second', coalesce(s.rotated_at, s.created_at), 'UTC');
+begin
+  return (outcome, s.id, s.family_id, s.user_id, s.organization_id, s.generation,
+          auth.make_ticket(s.lineage_key, s.generation, s.token_verifier), s.rotation_nonce,
+          auth.make_jti(s.lineage_key, s.generation, issued_at), issued_at,
+          s.auth_time, s.amr, s.idle_expires_at, s.expires_at, null)::auth.session_outcome;
+end
+$$;
+comment on function auth.grant_of is 'Internal. What a session''s holder is given.';
+
+-- A replay: end the family (or, by auth_sessions.replay_scope, everything of the user), say so, in this transaction.
+-- The caller holds the locks of user and session.
+create function auth.burn_family(
+  s auth.sessions, presented_generation int, presented_jti uuid, correlation_id text, ip inet, user_agent text
+) returns void
+  language plpgsql volatile parallel unsafe
+  as $$
+begin
+  update auth.sessions x set reused_jti_of = presented_jti where x.id = s.id;
+  perform auth.record_event('token_replay_detected', 'critical', false, s.user_id, s.organization_id, s.id, s.family_id,
+                            correlation_id, ip, user_agent,
+                            jsonb_build_object('presented_generation', presented_generation,
+                                               'current_generation', s.generation,
+                                               'generation_distance', s.generation - presented_generation,
+                                               'reused_jti', presented_jti));
+  perform auth.revoke_live_sessions(
+    s.user_id, of_family => case auth.setting('replay_scope') when 'family' then s.family_id end,
+    action => 'session_family_revoked', reason => 'token_replay', severity => 'critical',
+    correlation_id => correlation_id, ip => ip, user_agent => user_agent);
+end
+$$;
+comment on function auth.burn_family is 'Internal. What a replay does.';
+
+create function auth.handle_token_replay(jti uuid, family_id uuid) returns boolean
+  language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
+  as $$
+declare
+  owner_id uuid;
+  s auth.sessions;
+  replayed_generation int;
+begin
+  if jti is null or family_id is null then
+    raise exception 'jti and family_id must not be null' using errcode = 'null_value_not_allowed',
+      hint = 'Both are in the audit log and in auth.active_sessions.';
+  end if;
+  select x.user_id into owner_id from auth.sessions x where x.family_id = handle_token_replay.family_id limit 1;
+  perform from auth.users u where u.id = owner_id for no key update;
+  for s in
+    select x.* from auth.sessions x where x.family_id = handle_token_replay.family_id order by x.id for no key update
+  loop
+    select proof.generation into replayed_generation
+      from auth.read_jti(s.lineage_key, handle_token_replay.jti) proof;
+    continue when replayed_generation is null or replayed_generation >= s.generation;
+    if s.revoked_at is not null then
+      return true;
+    end if;
+    -- A time-out is no attack.
+    continue when s.idle_expires_at <= clock_timestamp() or s.expires_at <= clock_timestamp();
+    perform auth.burn_family(s, replayed_generation, handle_token_replay.jti, null, null, null);
+    return true;
+  end loop;
+  return false;
+end
+$$;
+comment on function auth.handle_token_replay is 'Burns the family when the jti is genuine and of a generation below the current one: true, it was a replay. False, and nothing changes, for the current jti, an unknown one, or another family''s. Only for a jti that came with a REFRESH attempt: an older access token that is still valid is honest, and must not be reported here.';
+
+create function auth.open_recovery_window(duration interval, max_gap int) returns timestamptz
+  language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
+  as $$
+declare
+  closes timestamptz := clock_timestamp() + duration;
+begin
+  if duration is null or max_gap is null then
+    raise exception 'duration and max_gap must not be null' using errcode = 'null_value_not_allowed',
+      hint = 'For example: select auth.open_recovery_window(''1 hour'', 10);';
+  end if;
+  if duration <= interval '0' or duration > interval '7 days' or max_gap < 1 then
+    raise exception 'duration must be between 0 and 7 days, and max_gap at least 1'
+      using errcode = 'invalid_parameter_value',
+            hint = 'max_gap is how many refreshes of one session may have been lost.';
+  end if;
+  insert into auth.recovery_windows (opened_at, closes_at, max_gap, opened_by)
+  values (clock_timestamp(), closes, max_gap, auth.calling_role());
+  perform auth.record_event('recovery_window_opened', 'critical', true,
+                            details => jsonb_build_object('closes_at', closes, 'max_gap', max_gap));
+  return closes;
+end
+$$;
+comment on function auth.open_recovery_window is 'After a failover or a restore: until the returned time, refresh tokens up to max_gap generations newer than the database are accepted, and a same-generation fork is refused without burning the family.';

@@ -1,0 +1,209 @@
+-- What is stored. Secrets are never here: the service shows proofs, the database keeps verifiers = SHA-256(proof).
+
+create table auth.users (
+  id uuid primary key default gen_random_uuid(),
+  email text not null,
+  name text not null,
+  user_type text not null default 'INDIVIDUAL',
+  email_verified_at timestamptz,
+  disabled_at timestamptz,
+  password_salt bytea,
+  password_params text,
+  pepper_id int,
+  password_verifier bytea,
+  verifier_version int not null default 1,
+  verifier_renewed_at timestamptz,
+  created_at timestamptz not null default clock_timestamp(),
+  constraint users_email_check check (email ~ '^[^@[:space:][:cntrl:]]+@[^@[:space:][:cntrl:]]+$' and octet_length(email) <= 254),
+  constraint users_name_check check (char_length(name) between 1 and 200 and name !~ '[[:cntrl:]]'),
+  constraint users_user_type_check check (user_type in ('INDIVIDUAL', 'BUSINESS', 'ADMIN')),
+  -- All of a password or none of it: a federated account has none.
+  constraint users_password_check check (
+    (password_salt is null and password_params is null and pepper_id is null and password_verifier is null)
+    or (octet_length(password_salt) between 16 and 64 and char_length(password_params) between 1 and 100
+        and pepper_id is not null and octet_length(password_verifier) = 32))
+);
+-- One account per address, whatever its letters' case: people do not know which case they signed up with.
+create unique index users_email_key on auth.users (lower(email collate "C"));
+create index users_pepper_id_idx on auth.users (pepper_id) where pepper_id is not null;
+comment on table auth.users is 'Who can log in. Setting disabled_at, or changing password_verifier, ends the user''s sessions in the same transaction, by any SQL.';
+comment on column auth.users.email is 'As typed at sign-up; unique without regard to the case of ASCII letters.';
+comment on column auth.users.password_verifier is 'SHA-256 of the password proof; the proof is HMAC-SHA-256(pepper, argon2id(password)), made by the service. Without the pepper a stolen dump cannot be cracked.';
+comment on column auth.users.pepper_id is 'Which key of PASSWORD_PEPPERS the verifier was made with.';
+comment on column auth.users.verifier_version is 'Counts every change of the verifier, so that a login begun before a change is told to start again.';
+comment on column auth.users.verifier_renewed_at is 'When a login last renewed the verifier of the same password (new pepper, stronger parameters). Renewal ends no session; an update that leaves this column alone is a change of password and does.';
+
+create table auth.organizations (
+  id uuid primary key default gen_random_uuid(),
+  slug text not null constraint organizations_slug_key unique,
+  name text not null,
+  description text,
+  website text,
+  created_at timestamptz not null default clock_timestamp(),
+  constraint organizations_slug_check check (slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$' and char_length(slug) between 3 and 50),
+  constraint organizations_name_check check (char_length(name) between 1 and 200 and name !~ '[[:cntrl:]]'),
+  constraint organizations_description_check check (char_length(description) <= 2000),
+  constraint organizations_website_check check (char_length(website) <= 500)
+);
+comment on table auth.organizations is 'Tenants.';
+
+create table auth.organization_members (
+  organization_id uuid not null references auth.organizations (id) on delete cascade,
+  user_id uuid not null references auth.users (id) on delete cascade,
+  role text not null,
+  created_at timestamptz not null default clock_timestamp(),
+  constraint organization_members_pkey primary key (organization_id, user_id),
+  constraint organization_members_role_check
+    check (role in ('ORGANIZATION_OWNER', 'ORGANIZATION_ADMIN', 'ORGANIZATION_MEMBER'))
+);
+create index organization_members_user_id_idx on auth.organization_members (user_id, created_at);
+comment on table auth.organization_members is 'Who belongs to which tenant, and as what. Removing a membership ends the sessions that act for that organization.';
+
+-- One session is one login on one device: one row, rotated in place, however often it is refreshed.
+--
+-- A refresh must be a HOT update (no index on a column it changes) and must log little: the columns that it changes
+-- stand together at the end of the row, so that the logged difference is one short stretch.
+create table auth.sessions (
+  id uuid primary key default gen_random_uuid(),
+  family_id uuid not null,
+  user_id uuid not null references auth.users (id) on delete cascade,
+  organization_id uuid references auth.organizations (id) on delete set null,
+  created_at timestamptz not null,
+  auth_time timestamptz not null,
+  expires_at timestamptz not null,
+  idle_ttl interval not null,
+  retry_window interval,
+  revoked_at timestamptz,
+  revoked_reason text,
+  reused_jti_of uuid,
+  amr text[] not null,
+  lineage_key bytea not null,
+  device_hash bytea,
+  device_name text,
+  user_agent text,
+  -- What a refresh changes, from here on:
+  last_ip_cidr cidr,
+  cleanup_week date not null generated always as
+    (((date_trunc('week', least(idle_expires_at, expires_at) at time zone 'UTC'))::date)) stored,
+  generation int not null default 0,
+  last_used_at timestamptz not null,
+  rotated_at timestamptz,
+  idle_expires_at timestamptz not null,
+  token_verifier bytea not null,
+  previous_token_verifier bytea,
+  rotation_nonce bytea,
+  constraint sessions_check check (
+    generation >= 0
+    and octet_length(lineage_key) = 32
+    and octet_length(token_verifier) = 32
+    and octet_length(previous_token_verifier) = 32
+    and octet_length(rotation_nonce) = 16
+    and octet_length(user_agent) <= 512
+    and octet_length(device_hash) = 32
+    and (revoked_at is null) = (revoked_reason is null))
+) with (fillfactor = 80);
+create index sessions_user_id_idx on auth.sessions (user_id);
+create index sessions_family_id_idx on auth.sessions (family_id);
+create index sessions_organization_id_idx on auth.sessions (organization_id) where organization_id is not null;
+create index sessions_cleanup_week_idx on auth.sessions (cleanup_week) where revoked_at is null;
+create index sessions_revoked_at_idx on auth.sessions (revoked_at) where revoked_at is not null;
+comment on table auth.sessions is 'One row per login on one device. Each refresh rotates the row in place (HOT); old tokens are recognised by lineage_key, so no row of theirs is kept.';
+comment on column auth.sessions.family_id is 'What is revoked together. Today each session is its own family.';
+comment on column auth.sessions.reused_jti_of is 'Set by a replay: a jti of the generation that was presented again (its first 32 bits are the generation; its time is zero when a refresh token was replayed, which carries none).';
+comment on column auth.sessions.auth_time is 'When the user last proved who they are (OpenID Connect auth_time); not moved by a refresh.';
+comment on column auth.sessions.amr is 'How (RFC 8176): pwd, …';
+comment on column auth.sessions.idle_ttl is 'How long the session outlives its last refresh; never more than auth_sessions.refresh_idle_ttl.';
+comment on column auth.sessions.retry_window is 'A client''s own retry window; null: auth_sessions.retry_window.';
+comment on column auth.sessions.expires_at is 'Absolute end, fixed at login.';
+comment on column auth.sessions.lineage_key is 'Random key of this session, never leaves the database. It proves every ticket and jti that this session ever issued.';
+comment on column auth.sessions.device_hash is 'SHA-256 of what the service knows of the device.';
+comment on column auth.sessions.last_ip_cidr is 'Network of the last client: /24 (IPv4) or /64 (IPv6). The full address is never stored.';
+comment on column auth.sessions.cleanup_week is 'The week (its Monday) in which the session would expire. Cleaning finds rows by it; so coarse that a refresh seldom changes the index.';
+comment on column auth.sessions.generation is 'How often the session was rotated; the login''s own token is generation 0.';
+comment on column auth.sessions.token_verifier is 'SHA-256 of the proof of the current refresh token.';
+comment on column auth.sessions.previous_token_verifier is 'The verifier before; a retry is recognised by it.';
+comment on column auth.sessions.rotation_nonce is 'With the old token''s secret it derives the successor; handed out again to a retry.';
+
+-- An operator opens one after a failover or a restore: then tokens newer than the database are accepted (DESIGN, 8).
+create table auth.recovery_windows (
+  opened_at timestamptz primary key,
+  closes_at timestamptz not null,
+  max_gap int not null constraint recovery_windows_max_gap_check check (max_gap > 0),
+  opened_by text not null
+);
+comment on table auth.recovery_windows is 'When tokens newer than the database were, or are, accepted. Opened by auth.open_recovery_window.';
+
+-- A secret of this database, made at first use, not by this script: a dump must be able to bring its own.
+create table auth.instance (
+  only_row boolean primary key default true constraint instance_only_row_check check (only_row),
+  secret bytea not null constraint instance_secret_check check (octet_length(secret) = 32)
+);
+comment on table auth.instance is 'One row: the key behind the steady fake salts of unknown e-mails and the keys of auth.attempts.';
+
+-- Failure counters, keyed by HMAC of what they count. Unlogged: empty after a crash, which is right for throttles.
+create unlogged table auth.attempts (
+  key bytea primary key,
+  count int not null,
+  updated_at timestamptz not null,
+  locked_until timestamptz
+);
+create index attempts_updated_at_idx on auth.attempts (updated_at);
+comment on table auth.attempts is 'Failure counters and lock-outs, keyed by HMAC, forgotten after a day without an attempt.';
+
+-- Append-only. No primary key, unique constraint or index on the parent: pg_restore attaches the monthly partitions
+-- before it loads data, and a parent's index would collide with theirs. No foreign keys: the log outlives its subjects.
+create sequence auth.audit_log_id_seq cache 32;
+create table auth.audit_log (
+  id bigint not null default nextval('auth.audit_log_id_seq'),
+  created_at timestamptz not null default clock_timestamp(),
+  action text not null,
+  severity text not null,
+  success boolean not null,
+  user_id uuid,
+  organization_id uuid,
+  session_id uuid,
+  family_id uuid,
+  actor text,
+  actor_user_id uuid,
+  correlation_id text,
+  ip_cidr cidr,
+  user_agent text,
+  details jsonb
+) partition by range (created_at);
+create table auth.audit_log_default partition of auth.audit_log default;
+comment on table auth.audit_log is 'Every security decision, written in its own transaction; append-only, partitioned by month, without foreign keys.';
+comment on table auth.audit_log_default is 'Takes the rows of a month that has no partition, so that no event is lost.';
+comment on column auth.audit_log.actor is 'The database role that called.';
+comment on column auth.audit_log.actor_user_id is 'The user who acted, where the call proved one.';
+comment on column auth.audit_log.correlation_id is 'The x-request-id of the HTTP request.';
+comment on sequence auth.audit_log_id_seq is 'Ids of audit rows: unique, ascending per connection.';
+
+-- What an operation on a session answers. One row; everything but outcome is null unless the outcome grants something.
+create type auth.session_outcome as (
+  outcome text,
+  session_id uuid,
+  family_id uuid,
+  user_id uuid,
+  organization_id uuid,
+  generation int,
+  ticket bytea,
+  rotation_nonce bytea,
+  jti uuid,
+  issued_at timestamptz,
+  auth_time timestamptz,
+  amr text[],
+  idle_expires_at timestamptz,
+  expires_at timestamptz,
+  retry_after interval
+);
+comment on type auth.session_outcome is 'The answer of sign_up, complete_login and rotate_session_token. issued_at is the time inside the jti: an access token lives auth_sessions.access_token_ttl from there.';
+
+-- pg_dump leaves an extension's tables out unless they are registered. attempts is unlogged and stays out.
+select pg_catalog.pg_extension_config_dump('auth.users', '');
+select pg_catalog.pg_extension_config_dump('auth.organizations', '');
+select pg_catalog.pg_extension_config_dump('auth.organization_members', '');
+select pg_catalog.pg_extension_config_dump('auth.sessions', '');
+select pg_catalog.pg_extension_config_dump('auth.recovery_windows', '');
+select pg_catalog.pg_extension_config_dump('auth.instance', '');
+select pg_catalog.pg_extension_config_dump('auth.audit_log_default', '');
+select pg_catalog.pg_extension_config_dump('auth.audit_log_id_seq', '');
