@@ -1,0 +1,1 @@
+//! The end-to-end tests, one module a subject. Run them with `make test ONLY=e2e`; the harness is in `tests/src`.

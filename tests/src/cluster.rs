@@ -1,0 +1,149 @@
+//! Private clusters: the one that all tests of a run share, and clusters of a test's own.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio_postgres::{Client, NoTls};
+
+/// A running private cluster, made by `.make/cluster`.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    dir: PathBuf,
+}
+
+impl Cluster {
+    /// The cluster of this run, which `make test` started.
+    pub fn shared() -> Self {
+        Self { dir: env_path("AUTH_TEST_CLUSTER") }
+    }
+
+    /// The connection URL of a login (`postgres`, `auth_service`, `auth_operator`, `auth_watcher`).
+    pub fn url(&self, login: &str, database: &str) -> String {
+        format!("postgresql://{login}:{}@127.0.0.1:{}/{database}", self.password(login), self.port())
+    }
+
+    /// The port on 127.0.0.1. A cluster keeps it over a restart unless somebody took it.
+    pub fn port(&self) -> u16 {
+        read(&self.dir.join("port")).trim().parse().expect("a port")
+    }
+
+    /// The password of a login.
+    pub fn password(&self, login: &str) -> String {
+        let secrets = read(&self.dir.join("secrets"));
+        let found = secrets.lines().find_map(|line| line.strip_prefix(login)?.strip_prefix('='));
+        found.unwrap_or_else(|| panic!("{} has no login {login}", self.dir.display())).to_owned()
+    }
+
+    /// The server's log so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.dir.join("log")).expect("the cluster's log")).into_owned()
+    }
+
+    /// Connects; panics when that fails.
+    pub async fn connect(&self, login: &str, database: &str) -> Client {
+        connect(&self.url(login, database)).await.unwrap_or_else(|error| panic!("connecting as {login}: {error:?}"))
+    }
+}
+
+/// Connects, and drives the connection in a task of its own that ends with the client.
+pub async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    tokio::spawn(async move {
+        // What goes wrong here the client's next query reports.
+        let _ = connection.await;
+    });
+    Ok(client)
+}
+
+/// A cluster for one test alone, crash-safe unlike the shared one: to be killed, restarted, filled or restored into.
+/// Removed when dropped. Its database is `auth`.
+pub struct OwnCluster {
+    cluster: Cluster,
+}
+
+impl OwnCluster {
+    /// Makes and starts one, without any database of ours.
+    pub fn empty() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let shared = env_path("AUTH_TEST_CLUSTER");
+        let name = format!("own-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let own = Self { cluster: Cluster { dir: shared.with_file_name(name) } };
+        own.script("create", &[]);
+        own.script("start", &[]);
+        own
+    }
+
+    /// Makes and starts one with the database `auth`, the extension and the three logins.
+    pub fn create() -> Self {
+        let own = Self::empty();
+        own.script("database", &["auth"]);
+        own
+    }
+
+    /// Starts it again after [`Self::stop`] or [`Self::crash`].
+    pub fn start(&self) {
+        self.script("start", &[]);
+    }
+
+    /// Stops it as an administrator would.
+    pub fn stop(&self) {
+        self.script("stop", &["fast"]);
+    }
+
+    /// kill -9 of the postmaster and all its children: what a power failure leaves.
+    pub fn crash(&self) {
+        let pid_file = read(&self.cluster.dir.join("data/postmaster.pid"));
+        let postmaster: i32 = pid_file.lines().next().and_then(|line| line.trim().parse().ok()).expect("a pid");
+        let mut processes = children(postmaster);
+        processes.insert(0, postmaster);
+        for pid in processes {
+            let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+            // A child may have ended by itself when its postmaster was gone.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+
+    fn script(&self, command: &str, arguments: &[&str]) {
+        cluster_script(command, &self.cluster.dir, arguments);
+    }
+}
+
+impl std::ops::Deref for OwnCluster {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+impl Drop for OwnCluster {
+    fn drop(&mut self) {
+        self.script("destroy", &[]);
+    }
+}
+
+fn cluster_script(command: &str, dir: &Path, arguments: &[&str]) {
+    let script = env_path("AUTH_TEST_ROOT").join(".make/cluster");
+    let output = Command::new(script).arg(command).arg(dir).args(arguments).output().expect(".make/cluster");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), ".make/cluster {command} failed: {said}");
+}
+
+fn children(parent: i32) -> Vec<i32> {
+    let listed = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    listed.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// What `.make/test` tells the tests by the environment.
+pub(crate) fn env_path(name: &str) -> PathBuf {
+    env::var_os(name).map(PathBuf::from).unwrap_or_else(|| {
+        panic!("{name} is not set: run these tests with `make test ONLY=e2e`, which starts their cluster")
+    })
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}

@@ -1,0 +1,91 @@
+//! A fresh database for each test.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio_postgres::Client;
+
+use crate::Cluster;
+
+/// A database made from the template, with the extension; dropped with this value.
+pub struct TestDb {
+    cluster: Cluster,
+    name: String,
+}
+
+impl TestDb {
+    /// Makes one in the shared cluster.
+    pub async fn create() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let cluster = Cluster::shared();
+        let name = format!("test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let admin = cluster.connect("postgres", "postgres").await;
+        admin.batch_execute(&format!("create database {name} template auth_template")).await.expect("create database");
+        Self { cluster, name }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The cluster it is in.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The connection URL of a login.
+    pub fn url(&self, login: &str) -> String {
+        self.cluster.url(login, &self.name)
+    }
+
+    /// Connects as `auth_service`, `auth_operator` or `auth_watcher`.
+    pub async fn connect_as(&self, login: &str) -> Client {
+        self.cluster.connect(login, &self.name).await
+    }
+
+    /// Connects as the superuser: for arranging and for looking, not for what is tested.
+    pub async fn superuser(&self) -> Client {
+        self.connect_as("postgres").await
+    }
+
+    /// Sets a configuration parameter for this database, for connections opened from now on.
+    pub async fn set(&self, parameter: &str, value: &str) {
+        let statement = format!("alter database {} set {parameter} = '{value}'", self.name);
+        self.superuser().await.batch_execute(&statement).await.expect("alter database");
+    }
+
+    /// How many statements clients have sent to this database, by text. (Needs the statistics of the whole cluster, so
+    /// it is read from the database `postgres`.)
+    pub async fn statements(&self) -> Vec<(String, i64)> {
+        let admin = self.cluster.connect("postgres", "postgres").await;
+        let rows = admin
+            .query(
+                "select s.query, s.calls from pg_stat_statements s join pg_database d on d.oid = s.dbid
+                 where d.datname = $1 and s.toplevel order by s.query",
+                &[&self.name],
+            )
+            .await
+            .expect("pg_stat_statements, which .make/test creates in the database postgres");
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    }
+}
+
+impl Drop for TestDb {
+    fn drop(&mut self) {
+        // The test's runtime may be on its way out: the statement gets one of its own.
+        let url = self.cluster.url("postgres", "postgres");
+        let statement = format!("drop database {} with (force)", self.name);
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let admin = crate::cluster::connect(&url).await.map_err(std::io::Error::other)?;
+                admin.batch_execute(&statement).await.map_err(std::io::Error::other)
+            })
+        });
+        match dropping.join() {
+            Ok(Ok(())) => {}
+            // Not a panic: it would hide the failure of the test itself.
+            problem => eprintln!("{} was not dropped: {problem:?}", self.name),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The service as a process of its own.
+
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::cluster::env_path;
+use crate::{Api, TestDb};
+
+/// The `HMAC_SECRETS` of every server that is not told others.
+pub const HMAC_KEY: [u8; 32] = [1; 32];
+/// The `PASSWORD_PEPPERS` of every server that is not told others.
+pub const PEPPER: [u8; 32] = [2; 32];
+/// The `JWT_SIGNING_KEYS` of every server that is not told others: an Ed25519 seed.
+pub const JWT_SEED: [u8; 32] = [3; 32];
+
+/// A key as the service's settings spell it.
+pub fn key(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// A running service. Killed when dropped.
+pub struct Server {
+    child: Child,
+    url: String,
+    log: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Server {
+    /// Starts `auth-api serve` on that database and waits until it listens. The settings given win over the tests'
+    /// own; password hashing is made cheap.
+    pub async fn start(db: &TestDb, settings: &[(&str, &str)]) -> Self {
+        Self::start_at(&db.url("auth_service"), settings).await
+    }
+
+    /// The same, at a connection URL.
+    pub async fn start_at(database_url: &str, settings: &[(&str, &str)]) -> Self {
+        let mut child = command(database_url, settings).spawn().expect("auth-api");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        collect(child.stderr.take().expect("piped"), log.clone());
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let said = tokio::time::timeout(Duration::from_secs(30), lines.next_line()).await;
+        let Ok(Ok(Some(line))) = said else {
+            let _ = child.kill().await;
+            panic!("auth-api did not listen ({said:?}); it said:\n{}", text(&log));
+        };
+        let url = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("unexpected output: {line}")).to_owned();
+        Self { child, url, log }
+    }
+
+    /// Starts `auth-api serve` with settings that it must refuse, and returns its exit code and what it said.
+    pub async fn refuses_to_start(db: &TestDb, settings: &[(&str, &str)]) -> (i32, String) {
+        let child = command(&db.url("auth_service"), settings).spawn().expect("auth-api");
+        let output = tokio::time::timeout(Duration::from_secs(30), child.wait_with_output()).await;
+        let output = output.expect("auth-api goes on running").expect("output");
+        (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Host and port.
+    pub fn address(&self) -> &str {
+        self.url.strip_prefix("http://").expect("http")
+    }
+
+    /// A new client of it, with connections of its own.
+    pub fn api(&self) -> Api {
+        Api::new(&self.url)
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        text(&self.log)
+    }
+
+    /// Asks it to stop (SIGTERM), without waiting.
+    pub fn terminate(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Waits until it ended; panics after 30 seconds.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let ended = tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await;
+        ended.expect("auth-api goes on running").expect("exit status")
+    }
+
+    /// kill -9, and waits until it is gone.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.expect("kill");
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = self.child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)).expect("it has ended");
+        rustix::process::kill_process(pid, signal).expect("kill");
+    }
+}
+
+fn command(database_url: &str, settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env_path("AUTH_TEST_API"));
+    command
+        .arg("serve")
+        .env_clear()
+        .env("DATABASE_URL", database_url)
+        .env("AUTH_LISTEN", "127.0.0.1:0")
+        .env("HMAC_SECRETS", key(&HMAC_KEY))
+        .env("PASSWORD_PEPPERS", key(&PEPPER))
+        .env("JWT_SIGNING_KEYS", key(&JWT_SEED))
+        .env("ARGON2_MEMORY_KIB", "64")
+        .env("ARGON2_ITERATIONS", "1")
+        .env("ARGON2_PARALLELISM", "1")
+        .env("RUST_LOG", "debug")
+        .envs(settings.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+fn collect(mut stream: impl tokio::io::AsyncRead + Unpin + Send + 'static, into: Arc<Mutex<Vec<u8>>>) {
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+            into.lock().expect("not poisoned").extend_from_slice(&buffer[..count]);
+        }
+    });
+}
+
+fn text(log: &Mutex<Vec<u8>>) -> String {
+    String::from_utf8_lossy(&log.lock().expect("not poisoned")).into_owned()
+}
