@@ -24,23 +24,6 @@ end
 $$;
 comment on function auth.record_event is 'Internal. Writes one audit row in the current transaction.';
 
-create function auth.cut_user_agent(user_agent text) returns text
-  language plpgsql immutable parallel safe
-  as $$
-begin
-  if octet_length(user_agent) <= 512 then
-    return user_agent;
-  end if;
-  -- At most four bytes a character, so 128 always fit; most often far more do.
-  for length in reverse least(char_length(user_agent), 512) .. 128 loop
-    if octet_length(left(user_agent, length)) <= 512 then
-      return left(user_agent, length);
-    end if;
-  end loop;
-end
-$$;
-comment on function auth.cut_user_agent is 'Internal. The first 512 bytes, cut between characters.';
-
 -- Refusals that anybody can cause again and again are counted, and logged at the 1st, 2nd, 4th, 8th … time, so that
 -- an attacker cannot fill the disk. The row says how often it happened so far.
 create function auth.record_refusal(

@@ -48,3 +48,7 @@ comment on function auth.setting is 'Internal. The value of auth_sessions.<name>
 create function auth.extension_version() returns text
   language c immutable parallel safe as 'MODULE_PATHNAME', 'extension_version_wrapper';
 comment on function auth.extension_version is 'The version of the loaded library; the service refuses to be ready with another one.';
+
+create function auth.cut_user_agent(user_agent text) returns text
+  language c immutable strict parallel safe as 'MODULE_PATHNAME', 'cut_user_agent_wrapper';
+comment on function auth.cut_user_agent is 'Internal. The first 512 bytes, cut between characters.';

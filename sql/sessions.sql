@@ -27,7 +27,8 @@ begin
      device_hash, device_name, user_agent, last_ip_cidr, last_used_at, idle_expires_at, token_verifier)
   values
     (new_id, new_id, user_id, organization_id, clock, clock, granted_end, granted_idle_ttl,
-     least(retry_window, auth.setting('retry_window_max')::interval), amr, auth.random_bytes(32),
+     -- Null stays null (least would pass over it): then the setting of the moment counts.
+     case when retry_window is not null then least(retry_window, auth.setting('retry_window_max')::interval) end, amr, auth.random_bytes(32),
      device_hash, left(device_name, 200), auth.cut_user_agent(user_agent), auth.network_of(ip),
      clock, granted_idle_end, token_verifier)
   returning x.* into s;

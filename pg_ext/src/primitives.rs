@@ -98,6 +98,12 @@ fn decide_rotation(
     decision::decide(session, presented, required(clock, "clock").into(), recovery_max_gap).as_str()
 }
 
+/// The first 512 bytes, cut between characters: a strange header must not undo a decision.
+#[pg_extern(sql = false)]
+fn cut_user_agent(user_agent: &str) -> &str {
+    &user_agent[..user_agent.floor_char_boundary(512)]
+}
+
 /// What readiness compares with: the version that this library was built as.
 #[pg_extern(sql = false)]
 fn extension_version() -> &'static str {
