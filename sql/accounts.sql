@@ -215,9 +215,8 @@ begin
       using errcode = 'invalid_parameter_value', hint = 'It is HMAC-SHA-256(pepper, argon2id(password)).';
   end if;
 
-  -- The user's lock first: a disable or a change of password that has committed is seen from here on.
-  select x.* into u from auth.users x where lower(x.email collate "C") = lower(complete_login.email collate "C")
-    for no key update;
+  -- Read without a lock first: who shows a wrong password must not be able to hold up the user.
+  select x.* into u from auth.users x where lower(x.email collate "C") = lower(complete_login.email collate "C");
   if u.password_verifier is not null and u.verifier_version <> complete_login.verifier_version then
     answer.outcome := 'stale';
     return answer;
@@ -236,6 +235,15 @@ begin
     return answer;
   end if;
 
+  -- The right password: now the user's lock, and what it lets us see. A disable or a change of password either has
+  -- committed, and is seen here, or waits until the session is open, and ends it.
+  if password_is_right then
+    select x.* into u from auth.users x where x.id = u.id for no key update;
+    if u.verifier_version is distinct from complete_login.verifier_version then
+      answer.outcome := 'stale';
+      return answer;
+    end if;
+  end if;
   if not password_is_right or u.disabled_at is not null then
     perform auth.record_failed_login(u, subject, false, correlation_id, ip, user_agent);
     answer.outcome := 'refused';
@@ -289,7 +297,7 @@ comment on function auth.record_failed_login is 'Internal. Counts, locks and log
 
 -- What any SQL that changes a user must bring about, in its own transaction.
 create function auth.count_verifier_version() returns trigger
-  language plpgsql
+  language plpgsql set search_path = pg_catalog, pg_temp
   as $$
 begin
   new.verifier_version := old.verifier_version + 1;

@@ -84,7 +84,7 @@ $$;
 comment on function auth.count_attempt is 'Internal. Counts one more attempt of a subject and says which it was; starts again after a day without one.';
 
 create function auth.refuse_change() returns trigger
-  language plpgsql
+  language plpgsql set search_path = pg_catalog, pg_temp
   as $$
 begin
   raise exception '% on %.% is not allowed: the audit log is append-only', tg_op, tg_table_schema, tg_table_name

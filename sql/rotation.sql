@@ -17,23 +17,32 @@ create function auth.settle_rotation(
   language plpgsql volatile parallel unsafe
   as $$
 declare
-  owner_id uuid;
   s auth.sessions;
   presented_verifier bytea := sha256(token_proof);
+  ticket_is_authentic boolean;
   recovery_max_gap int;
   clock timestamptz;
   decision text;
   answer auth.session_outcome;
 begin
   answer.outcome := 'unknown';
-  select x.user_id into owner_id from auth.sessions x where x.id = settle_rotation.session_id;
+  select x.* into s from auth.sessions x where x.id = settle_rotation.session_id;
   if not found then
+    return answer;
+  end if;
+  -- Who shows nothing genuine locks nothing either: otherwise whoever knows a session's id could hold up its owner.
+  -- The lineage key never changes, so this needs no lock.
+  ticket_is_authentic := auth.equal_digests(
+    settle_rotation.ticket, auth.make_ticket(s.lineage_key, settle_rotation.generation, presented_verifier));
+  if not ticket_is_authentic
+     and presented_verifier <> s.token_verifier
+     and presented_verifier is distinct from s.previous_token_verifier then
     return answer;
   end if;
 
   -- The lock order of the whole product: the user, then the sessions. It keeps a replay, a disable and a password
   -- change from passing each other.
-  perform from auth.users u where u.id = owner_id for no key update;
+  perform from auth.users u where u.id = s.user_id for no key update;
   select x.* into s from auth.sessions x where x.id = settle_rotation.session_id for no key update;
   if not found then
     return answer;
@@ -45,10 +54,7 @@ begin
   decision := auth.decide_rotation(
     s.generation, s.token_verifier, s.previous_token_verifier, s.revoked_at is not null,
     s.idle_expires_at, s.expires_at, s.rotated_at, coalesce(s.retry_window, auth.setting('retry_window')::interval),
-    settle_rotation.generation, presented_verifier,
-    auth.equal_digests(settle_rotation.ticket,
-                       auth.make_ticket(s.lineage_key, settle_rotation.generation, presented_verifier)),
-    clock, recovery_max_gap);
+    settle_rotation.generation, presented_verifier, ticket_is_authentic, clock, recovery_max_gap);
 
   case decision
     when 'unknown', 'revoked' then
@@ -103,7 +109,8 @@ begin
   return (outcome, s.id, s.family_id, s.user_id, s.organization_id, s.generation,
           auth.make_ticket(s.lineage_key, s.generation, s.token_verifier), s.rotation_nonce,
           auth.make_jti(s.lineage_key, s.generation, issued_at), issued_at,
-          s.auth_time, s.amr, s.idle_expires_at, s.expires_at, null)::auth.session_outcome;
+          s.auth_time, s.amr, s.idle_expires_at, s.expires_at, null,
+          issued_at + auth.setting('access_token_ttl')::interval)::auth.session_outcome;
 end
 $$;
 comment on function auth.grant_of is 'Internal. What a session''s holder is given.';

@@ -67,7 +67,9 @@ create table auth.sessions (
   id uuid primary key default gen_random_uuid(),
   family_id uuid not null,
   user_id uuid not null references auth.users (id) on delete cascade,
-  organization_id uuid references auth.organizations (id) on delete set null,
+  -- No foreign key: it would lock the organization after the user, and deleting one locks them the other way round.
+  -- The session ends with the membership anyway, by trigger.
+  organization_id uuid,
   created_at timestamptz not null,
   auth_time timestamptz not null,
   expires_at timestamptz not null,
@@ -194,9 +196,10 @@ create type auth.session_outcome as (
   amr text[],
   idle_expires_at timestamptz,
   expires_at timestamptz,
-  retry_after interval
+  retry_after interval,
+  access_expires_at timestamptz
 );
-comment on type auth.session_outcome is 'The answer of sign_up, complete_login and rotate_session_token. issued_at is the time inside the jti: an access token lives auth_sessions.access_token_ttl from there.';
+comment on type auth.session_outcome is 'The answer of sign_up, complete_login and rotate_session_token. issued_at is the time inside the jti; access_expires_at, when the jti stops proving anything.';
 
 -- pg_dump leaves an extension's tables out unless they are registered. attempts is unlogged and stays out.
 select pg_catalog.pg_extension_config_dump('auth.users', '');

@@ -75,6 +75,7 @@ type SessionOutcome = (
     Option<TimestampWithTimeZone>,
     Option<TimestampWithTimeZone>,
     Option<Interval>,
+    Option<TimestampWithTimeZone>,
 );
 
 /// What one call was given, checked.
@@ -123,6 +124,7 @@ fn rotate_session_token(
             name!(idle_expires_at, Option<TimestampWithTimeZone>),
             name!(expires_at, Option<TimestampWithTimeZone>),
             name!(retry_after, Option<Interval>),
+            name!(access_expires_at, Option<TimestampWithTimeZone>),
         ),
     >,
     SpiError,
@@ -173,7 +175,7 @@ fn rotate_session_token(
 /// An outcome that grants nothing.
 fn only(outcome: &str) -> SessionOutcome {
     let none = None::<TimestampWithTimeZone>;
-    (Some(outcome.into()), None, None, None, None, None, None, None, None, none, none, None, none, none, None)
+    (Some(outcome.into()), None, None, None, None, None, None, None, None, none, none, None, none, none, None, none)
 }
 
 impl Request<'_> {
@@ -224,6 +226,7 @@ impl Request<'_> {
             rotated.get(8)?,
             rotated.get(9)?,
             None,
+            Some(from_unix_second(issued_at + settings::access_token_ttl_seconds() as u32)),
         )))
     }
 
@@ -255,6 +258,7 @@ impl Request<'_> {
             row.get(13)?,
             row.get(14)?,
             row.get(15)?,
+            row.get(16)?,
         ))
     }
 

@@ -115,6 +115,11 @@ pub fn refresh_idle_ttl_seconds() -> i32 {
     REFRESH_IDLE_TTL.get()
 }
 
+/// Seconds that an access token proves its session; at most a day.
+pub fn access_token_ttl_seconds() -> i32 {
+    ACCESS_TOKEN_TTL.get()
+}
+
 /// Whether plain refreshes and retries are audited.
 pub fn audits_everything() -> bool {
     AUDIT_LEVEL.get() == AuditLevel::all
