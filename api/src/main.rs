@@ -1,1 +1,113 @@
-fn main() {}
+//! auth-api: the REST service in front of the auth_sessions extension. HTTP, password hashing and token encoding; every
+//! decision is made in the database.
+
+mod access_token;
+mod app;
+mod config;
+mod credential;
+mod db;
+mod device;
+mod error;
+mod field;
+mod json;
+mod keys;
+mod password;
+mod refresh_token;
+mod routes;
+mod server;
+mod upkeep;
+
+use std::{io::Write, process::ExitCode, sync::Arc};
+
+use clap::{Parser, Subcommand};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    app::App,
+    config::{Config, LogConfig, LogFormat},
+    password::Passwords,
+};
+
+/// Login sessions with rotating refresh tokens, kept inside PostgreSQL: the REST service.
+#[derive(Parser)]
+#[command(version, after_help = config::help(), after_long_help = config::help())]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answers HTTP requests until SIGTERM or SIGINT, then finishes those under way.
+    #[command(after_help = config::help(), after_long_help = config::help())]
+    Serve,
+    /// Prints openapi.json; needs no database and no settings.
+    Openapi,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Openapi => std::io::stdout().write_all(app::document().as_bytes()).map_err(|error| error.to_string()),
+        Command::Serve => serve(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            eprintln!("auth-api: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> Result<(), String> {
+    let environment = |name: &str| std::env::var(name).ok();
+    init_log(config::log_config(environment).map_err(|error| error.to_string())?)?;
+    let config = config::config(environment).map_err(|error| error.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
+    runtime.block_on(run(config))
+}
+
+fn init_log(LogConfig { format, filter }: LogConfig) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&filter).map_err(|error| format!("RUST_LOG={filter} cannot be used: {error}."))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Pretty => log.with_target(false).init(),
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(true).with_span_list(false).init(),
+    }
+    Ok(())
+}
+
+async fn run(config: Config) -> Result<(), String> {
+    let hashing = config.passwords;
+    let app = Arc::new(App {
+        db: db::Db::new(config.database)?,
+        token_keys: config.token_keys,
+        access_tokens: config.access_tokens,
+        access_token_ttl: config.access_token_ttl,
+        refresh_token_ttl: config.refresh_token_ttl,
+        passwords: Passwords::new(hashing.params, config.peppers, hashing.concurrency, hashing.queue),
+        readiness: Default::default(),
+    });
+    upkeep::start(app.clone()).await?;
+
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|error| format!("cannot listen on {}: {error}. Set AUTH_LISTEN to another address.", config.listen))?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    // The only line on standard output: whoever starts the service waits for it.
+    println!("listening on http://{address}");
+    server::serve(listener, app::endpoint(app), stop).await.map_err(|error| error.to_string())
+}

@@ -1,0 +1,296 @@
+//! The service as one endpoint: what it holds, every route, and what is done around each request.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use poem::{
+    Endpoint, EndpointExt, IntoResponse, Request, Response, Route, get, handler,
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::CatchPanic,
+    web::{Data, Html},
+};
+use poem_openapi::{ExtraHeader, LicenseObject, OpenApi, OpenApiService, OperationId};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use crate::{
+    access_token::AccessTokens,
+    db::Db,
+    error::{Code, Problem},
+    keys::TokenKeys,
+    password::Passwords,
+    routes,
+    upkeep::Readiness,
+};
+
+/// An answer that takes longer is given up.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What every request may need.
+pub struct App {
+    /// The database.
+    pub db: Db,
+    /// Keys of refresh tokens.
+    pub token_keys: TokenKeys,
+    /// Signs and verifies access tokens.
+    pub access_tokens: AccessTokens,
+    /// Life of an access token.
+    pub access_token_ttl: Duration,
+    /// What a login asks the database for.
+    pub refresh_token_ttl: Duration,
+    /// Hashes passwords.
+    pub passwords: Passwords,
+    /// Whether the database is right.
+    pub readiness: Readiness,
+}
+
+/// The name of a request: the client's own, when it is a sane one, or a random one.
+#[derive(Clone, Debug)]
+pub struct RequestId(Arc<str>);
+
+impl RequestId {
+    /// A given one.
+    pub fn new(id: &str) -> Self {
+        Self(id.into())
+    }
+
+    fn of(request: &Request) -> Self {
+        let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
+        match given {
+            Some(id) if is_sane(id) => Self::new(id),
+            _ => Self::new(&Uuid::new_v4().to_string()),
+        }
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// It goes into the log, the audit log and the answer: short, and of letters that need no escaping anywhere.
+fn is_sane(id: &str) -> bool {
+    (8..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+type Api = (
+    routes::signup::SignUpApi,
+    routes::login::LoginApi,
+    routes::token::TokenApi,
+    routes::refresh::RefreshApi,
+    routes::logout::LogoutApi,
+    routes::sessions::SessionsApi,
+    routes::account::AccountApi,
+    routes::organizations::OrganizationsApi,
+    routes::jwks::JwksApi,
+    routes::health::HealthApi,
+);
+
+fn service() -> OpenApiService<Api, ()> {
+    let api = (
+        routes::signup::SignUpApi,
+        routes::login::LoginApi,
+        routes::token::TokenApi,
+        routes::refresh::RefreshApi,
+        routes::logout::LogoutApi,
+        routes::sessions::SessionsApi,
+        routes::account::AccountApi,
+        routes::organizations::OrganizationsApi,
+        routes::jwks::JwksApi,
+        routes::health::HealthApi,
+    );
+    let request_id = ExtraHeader::new("x-request-id").description(
+        "The name of this request, in the log and in the audit log: yours, when you sent one of 8 to 64 characters \
+         A-Z, a-z, 0-9, '.', '_', '-'.",
+    );
+    OpenApiService::new(api, "auth_sessions", env!("CARGO_PKG_VERSION"))
+        .description(
+            "Login sessions with rotating refresh tokens, kept inside PostgreSQL.\n\n\
+             Sign up or log in for a pair of tokens. Show the access token as `Authorization: Bearer …`; before it \
+             expires, trade the refresh token for a new pair at `/api/auth/refresh`. A refresh is safe to repeat: when \
+             the answer was lost, send the same token again, and the same successor comes back. An older token is taken \
+             for stolen, and ends its session.\n\n\
+             Every refusal is an RFC 9457 problem; switch on its `code`.",
+        )
+        .license(LicenseObject::new("Apache-2.0").url("https://www.apache.org/licenses/LICENSE-2.0"))
+        .server("/")
+        .extra_response_header::<String, _>(request_id)
+}
+
+/// The OpenAPI document, as it is committed.
+pub fn document() -> String {
+    service().spec() + "\n"
+}
+
+/// Every route, with what is done around each request.
+pub fn endpoint(app: Arc<App>) -> impl Endpoint<Output = Response> {
+    let service = service();
+    let document: Arc<str> = document().into();
+    let docs: Arc<str> = service.swagger_ui_html().into();
+    let methods = Arc::new(Methods::of::<Api>());
+    Route::new()
+        .at("/docs", get(swagger_ui).data(docs))
+        .at("/openapi.json", get(openapi_json).data(document))
+        .nest_no_strip("/", service)
+        .data(app)
+        .with(CatchPanic::new())
+        .around(move |endpoint, request| around(endpoint, request, methods.clone()))
+}
+
+#[handler]
+fn openapi_json(Data(document): Data<&Arc<str>>) -> Response {
+    Response::builder().content_type("application/json").body(document.to_string())
+}
+
+/// Swagger UI is one page with its script and style inside, so here, and only here, those are allowed.
+#[handler]
+fn swagger_ui(Data(page): Data<&Arc<str>>) -> impl IntoResponse {
+    let policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' data:; \
+                  connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+    Html(page.to_string()).with_header(header::CONTENT_SECURITY_POLICY, policy)
+}
+
+/// Around each request: its name, a time limit, one form for all refusals, safe headers, one line in the log.
+async fn around<E: Endpoint>(endpoint: Arc<E>, mut request: Request, methods: Arc<Methods>) -> poem::Result<Response> {
+    let started = std::time::Instant::now();
+    let id = RequestId::of(&request);
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    request.extensions_mut().insert(id.clone());
+    let span = tracing::info_span!("request", request_id = %id);
+
+    let answer = tokio::time::timeout(REQUEST_TIMEOUT, endpoint.get_response(request)).instrument(span.clone()).await;
+    let mut response = answer.unwrap_or_else(|_| poem::Error::from(Problem::from(Code::Timeout)).into_response());
+    // The operation, not the path: a path that matches no route may hold anything.
+    let operation = match (response.data::<OperationId>(), path.as_str()) {
+        (Some(OperationId(name)), _) => name,
+        (None, "/docs") => "docs",
+        (None, "/openapi.json") => "openapi",
+        _ => "none",
+    };
+
+    if !response.status().is_success() && !response.status().is_redirection() {
+        let problem = response.data().cloned().unwrap_or_else(|| Problem::of_status(response.status()));
+        response = problem.response(&id.0);
+        if response.status() == StatusCode::METHOD_NOT_ALLOWED
+            && let Ok(allowed) = HeaderValue::try_from(methods.of_path(&path))
+        {
+            // RFC 9110 §15.5.6
+            response.headers_mut().insert(header::ALLOW, allowed);
+        }
+    }
+    set_headers(&mut response, &id);
+
+    let status = response.status().as_u16();
+    let milliseconds = started.elapsed().as_secs_f64() * 1000.0;
+    span.in_scope(|| tracing::info!(%method, operation, status, milliseconds, "answered"));
+    Ok(response)
+}
+
+fn set_headers(response: &mut Response, id: &RequestId) {
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        // RFC 6749 §5.1: tokens must not be stored by a cache.
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    if let Ok(id) = HeaderValue::from_str(&id.0) {
+        headers.insert(REQUEST_ID, id);
+    }
+}
+
+/// Which methods each path has: poem's 405 does not say.
+struct Methods(Vec<(Vec<String>, Vec<Method>)>);
+
+impl Methods {
+    fn of<T: OpenApi>() -> Self {
+        let paths = T::meta().into_iter().flat_map(|api| api.paths);
+        let path = |path: poem_openapi::registry::MetaPath| {
+            let segments = path.path.split('/').map(str::to_owned).collect();
+            (segments, path.operations.into_iter().map(|operation| operation.method).collect())
+        };
+        Self(paths.map(path).collect())
+    }
+
+    fn of_path(&self, path: &str) -> String {
+        let segments: Vec<&str> = path.split('/').collect();
+        let same = |pattern: &[String]| {
+            let fits = |(pattern, segment): (&String, &&str)| pattern.starts_with('{') || pattern == segment;
+            pattern.len() == segments.len() && pattern.iter().zip(&segments).all(fits)
+        };
+        let found = self.0.iter().filter(|(pattern, _)| same(pattern)).flat_map(|(_, methods)| methods);
+        let mut names: Vec<&str> = found.map(Method::as_str).collect();
+        // The pages beside the API, and HEAD, which poem answers wherever there is a GET.
+        if names.is_empty() {
+            names.push("GET");
+        }
+        if names.contains(&"GET") {
+            names.push("HEAD");
+        }
+        names.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_document_is_the_one_that_the_code_gives() {
+        let committed = include_str!("../../openapi.json");
+        assert!(
+            committed == document(),
+            "openapi.json is not up to date. Run: cargo run -p auth-api -- openapi > openapi.json"
+        );
+    }
+
+    #[test]
+    fn every_operation_has_an_id_and_tells_its_refusals() {
+        let document: serde_json::Value = serde_json::from_str(&document()).unwrap();
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            for (method, operation) in operations.as_object().unwrap() {
+                assert!(operation["operationId"].is_string(), "{method} {path}");
+                let responses = operation["responses"].as_object().unwrap();
+                for (status, response) in responses {
+                    let media = response["content"].as_object().unwrap().keys().next().unwrap();
+                    let expected =
+                        if status.starts_with('2') { "application/json" } else { crate::error::PROBLEM_JSON };
+                    assert_eq!(media, expected, "{method} {path} {status}");
+                }
+                let secured = operation.get("security").is_some();
+                assert!(!secured || responses.contains_key("401"), "{method} {path}");
+                let body = operation.get("requestBody").is_some();
+                assert!(
+                    !body || ["400", "408", "413", "415", "422"].iter().all(|s| responses.contains_key(*s)),
+                    "{path}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_id_is_taken_only_when_it_is_harmless() {
+        for id in ["request-1", "4f6b7c1e-0a52-4f0e-9c2b-5f6f0b7a3c11", &"a".repeat(64)] {
+            assert!(is_sane(id), "{id}");
+        }
+        for id in ["", "short", "with space", "new\nline", "quote\"quote", &"a".repeat(65), "ümlaute-id"] {
+            assert!(!is_sane(id), "{id}");
+        }
+    }
+
+    #[test]
+    fn a_405_names_the_methods_of_its_path() {
+        let methods = Methods::of::<Api>();
+        assert_eq!(methods.of_path("/api/auth/login"), "POST");
+        assert_eq!(methods.of_path("/api/auth/sessions/123"), "DELETE");
+        assert_eq!(methods.of_path("/api/auth/sessions"), "GET, HEAD");
+        assert_eq!(methods.of_path("/docs"), "GET, HEAD");
+    }
+}

@@ -1,0 +1,320 @@
+//! Every setting: its name, its default, what it means, and its check. Nothing else reads the environment.
+
+use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
+
+use crate::{
+    access_token::AccessTokens,
+    keys::{GENERATE, Peppers, SigningKeys, TokenKeys},
+    password::Params,
+};
+
+/// Name, default and meaning; empty default: must be set, or is off.
+const SETTINGS: &[(&str, &str, &str)] = &[
+    (
+        "DATABASE_URL",
+        "",
+        "Required. postgres://user:password@host:5432/database of a login in role auth_api. With sslmode=require the server's certificate is verified against the system's roots (SSL_CERT_FILE names others); otherwise the connection is not encrypted: for a loopback address or a Unix socket",
+    ),
+    ("DB_POOL_SIZE", "16", "Connections to the database, at most"),
+    ("AUTH_LISTEN", "127.0.0.1:8080", "Address and port to listen on; port 0 takes a free one"),
+    (
+        "HMAC_SECRETS",
+        "",
+        "Required. Keys of refresh tokens, comma-separated: the first issues, all verify. Each at least 32 random bytes, hex or base64",
+    ),
+    ("HMAC_SECRET", "", "One such key, instead of HMAC_SECRETS"),
+    (
+        "PASSWORD_PEPPERS",
+        "",
+        "Required. Keys of password proofs, comma-separated: the first is for new ones. One that verifiers still use must stay in the list",
+    ),
+    (
+        "JWT_SIGNING_KEYS",
+        "",
+        "Required. Ed25519 seeds of 32 bytes, comma-separated: the first signs access tokens, all verify",
+    ),
+    ("JWT_ISSUER", "auth_sessions", "The claim iss"),
+    ("JWT_AUDIENCE", "auth_sessions", "The claim aud"),
+    (
+        "ACCESS_TOKEN_TTL_SECONDS",
+        "900",
+        "Life of an access token, 10 to 86400; the database's auth_sessions.access_token_ttl ends it earlier",
+    ),
+    (
+        "REFRESH_TOKEN_TTL_SECONDS",
+        "604800",
+        "How long a session outlives its last refresh, 60 to 31536000; the database caps it",
+    ),
+    ("ARGON2_MEMORY_KIB", "65536", "Argon2id memory of one hash, in KiB"),
+    ("ARGON2_ITERATIONS", "3", "Argon2id passes"),
+    ("ARGON2_PARALLELISM", "1", "Argon2id lanes"),
+    ("ARGON2_CONCURRENCY", "the number of processors", "Hashes at once; each takes its memory"),
+    ("ARGON2_QUEUE", "64", "Hashes that may wait; beyond it the answer is 503"),
+    ("LOG_FORMAT", "pretty", "pretty or json; the log goes to standard error"),
+    ("RUST_LOG", "info", "What to log, in the syntax of tracing's EnvFilter"),
+];
+
+/// The settings as text, for `--help`.
+pub fn help() -> String {
+    let mut text = format!("Settings, from the environment:\n\n  A key is made with: {GENERATE}\n");
+    for (name, default, meaning) in SETTINGS {
+        text += &format!("\n  {name}");
+        if !default.is_empty() {
+            text += &format!(" [{default}]");
+        }
+        text += &format!("\n      {meaning}.\n");
+    }
+    text
+}
+
+/// How the log looks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object per line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "pretty" => Ok(Self::Pretty),
+            "json" => Ok(Self::Json),
+            _ => Err("is neither pretty nor json".into()),
+        }
+    }
+}
+
+/// The log's settings: read before all others, so that what is wrong with those can be said.
+#[derive(Debug)]
+pub struct LogConfig {
+    /// Pretty or JSON.
+    pub format: LogFormat,
+    /// EnvFilter directives.
+    pub filter: String,
+}
+
+/// How to reach the database.
+pub struct DatabaseConfig {
+    /// As tokio-postgres reads it.
+    pub postgres: tokio_postgres::Config,
+    /// Connections at most.
+    pub pool_size: usize,
+}
+
+/// How passwords are hashed.
+#[derive(Debug)]
+pub struct PasswordConfig {
+    /// Of new verifiers.
+    pub params: Params,
+    /// Hashes at once.
+    pub concurrency: usize,
+    /// Hashes waiting.
+    pub queue: usize,
+}
+
+/// All settings, checked.
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The database.
+    pub database: DatabaseConfig,
+    /// Keys of refresh tokens.
+    pub token_keys: TokenKeys,
+    /// Keys of password proofs.
+    pub peppers: Peppers,
+    /// Signs and verifies access tokens.
+    pub access_tokens: AccessTokens,
+    /// Life of an access token.
+    pub access_token_ttl: Duration,
+    /// What a login asks the database for.
+    pub refresh_token_ttl: Duration,
+    /// Password hashing.
+    pub passwords: PasswordConfig,
+}
+
+/// Why the service cannot start: a sentence that says what to do.
+#[derive(Debug, PartialEq)]
+pub struct ConfigError(String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<String> for ConfigError {
+    fn from(sentence: String) -> Self {
+        Self(sentence)
+    }
+}
+
+/// Looks settings up and checks them.
+struct Reader<F>(F);
+
+impl<F: Fn(&str) -> Option<String>> Reader<F> {
+    /// The value, or none when it is not set, or set to nothing.
+    fn optional(&self, name: &str) -> Option<String> {
+        (self.0)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    }
+
+    fn text(&self, name: &str) -> String {
+        let default = || SETTINGS.iter().find(|(other, ..)| *other == name).map_or("", |(_, default, _)| default);
+        self.optional(name).unwrap_or_else(|| default().to_owned())
+    }
+
+    fn required(&self, name: &str, hint: &str) -> Result<String, ConfigError> {
+        self.optional(name).ok_or_else(|| ConfigError(format!("{name} is not set. {hint}")))
+    }
+
+    fn key(&self, name: &str) -> Result<String, ConfigError> {
+        self.required(name, &format!("Make a key with `{GENERATE}`, keep it, and give it to every node."))
+    }
+
+    fn parsed<T: FromStr<Err: fmt::Display>>(&self, name: &str) -> Result<T, ConfigError> {
+        let value = self.text(name);
+        value.parse().map_err(|why| ConfigError(format!("{name}={value} cannot be used: {why}.")))
+    }
+
+    fn number(&self, name: &str, min: u64, max: u64) -> Result<u64, ConfigError> {
+        let value = self.parsed(name)?;
+        if (min..=max).contains(&value) {
+            Ok(value)
+        } else {
+            Err(ConfigError(format!("{name}={value} cannot be used: it must be between {min} and {max}.")))
+        }
+    }
+
+    fn hmac_secrets(&self) -> Result<TokenKeys, ConfigError> {
+        let (name, value) = match (self.optional("HMAC_SECRETS"), self.optional("HMAC_SECRET")) {
+            (Some(_), Some(_)) => {
+                let sentence =
+                    "HMAC_SECRETS and HMAC_SECRET are both set. Put all keys into HMAC_SECRETS, the issuing one first.";
+                return Err(ConfigError(sentence.into()));
+            }
+            (None, Some(value)) => ("HMAC_SECRET", value),
+            _ => ("HMAC_SECRETS", self.key("HMAC_SECRETS")?),
+        };
+        Ok(TokenKeys::parse(name, &value)?)
+    }
+
+    fn database(&self) -> Result<DatabaseConfig, ConfigError> {
+        let url = self.required("DATABASE_URL", "For example postgres://auth_service:password@127.0.0.1:5432/auth.")?;
+        // The parser's message may quote the URL, and with it the password: only its kind is told.
+        let mut postgres = tokio_postgres::Config::from_str(&url).map_err(|_| {
+            ConfigError("DATABASE_URL cannot be read. It must look like postgres://user:password@host:5432/database?sslmode=require.".into())
+        })?;
+        if postgres.get_application_name().is_none() {
+            postgres.application_name("auth-api");
+        }
+        Ok(DatabaseConfig { postgres, pool_size: self.number("DB_POOL_SIZE", 1, 1000)? as usize })
+    }
+
+    fn passwords(&self) -> Result<PasswordConfig, ConfigError> {
+        let params = Params {
+            memory_kib: self.number("ARGON2_MEMORY_KIB", 8, u64::from(u32::MAX))? as u32,
+            iterations: self.number("ARGON2_ITERATIONS", 1, u64::from(u32::MAX))? as u32,
+            parallelism: self.number("ARGON2_PARALLELISM", 1, 16)? as u32,
+        };
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let concurrency = match self.optional("ARGON2_CONCURRENCY") {
+            None => processors,
+            Some(_) => self.number("ARGON2_CONCURRENCY", 1, 256)? as usize,
+        };
+        let queue = self.number("ARGON2_QUEUE", 0, 100_000)? as usize;
+        Ok(PasswordConfig { params: params.checked()?, concurrency, queue })
+    }
+
+    fn config(&self) -> Result<Config, ConfigError> {
+        let signing_keys = SigningKeys::parse("JWT_SIGNING_KEYS", &self.key("JWT_SIGNING_KEYS")?)?;
+        Ok(Config {
+            listen: self.parsed("AUTH_LISTEN")?,
+            database: self.database()?,
+            token_keys: self.hmac_secrets()?,
+            peppers: Peppers::parse("PASSWORD_PEPPERS", &self.key("PASSWORD_PEPPERS")?)?,
+            access_tokens: AccessTokens::new(signing_keys, self.text("JWT_ISSUER"), self.text("JWT_AUDIENCE")),
+            access_token_ttl: Duration::from_secs(self.number("ACCESS_TOKEN_TTL_SECONDS", 10, 86_400)?),
+            refresh_token_ttl: Duration::from_secs(self.number("REFRESH_TOKEN_TTL_SECONDS", 60, 31_536_000)?),
+            passwords: self.passwords()?,
+        })
+    }
+}
+
+/// Reads the log's settings; `lookup` is the environment.
+pub fn log_config(lookup: impl Fn(&str) -> Option<String>) -> Result<LogConfig, ConfigError> {
+    let reader = Reader(lookup);
+    Ok(LogConfig { format: reader.parsed("LOG_FORMAT")?, filter: reader.text("RUST_LOG") })
+}
+
+/// Reads all other settings; `lookup` is the environment.
+pub fn config(lookup: impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
+    Reader(lookup).config()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+    const COMPLETE: &[(&str, &str)] = &[
+        ("DATABASE_URL", "postgres://auth_service:hunter2hunter2@127.0.0.1:5432/auth"),
+        ("HMAC_SECRETS", KEY),
+        ("PASSWORD_PEPPERS", KEY),
+        ("JWT_SIGNING_KEYS", KEY),
+    ];
+
+    /// The complete settings with some changed; an empty value stands for one that is not set.
+    fn with(changes: &[(&str, &str)]) -> Result<Config, String> {
+        let all = [changes, COMPLETE].concat();
+        config(|name| all.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned()))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_required_settings_are_enough_and_the_rest_has_defaults() {
+        let config = with(&[]).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.access_token_ttl.as_secs(), 900);
+        assert_eq!(config.passwords.params.to_string(), "m=65536,t=3,p=1");
+        assert_eq!(config.database.postgres.get_application_name(), Some("auth-api"));
+    }
+
+    #[test]
+    fn a_missing_or_weak_key_says_how_to_make_one() {
+        for name in ["HMAC_SECRETS", "PASSWORD_PEPPERS", "JWT_SIGNING_KEYS"] {
+            for value in ["", "secret", "0000000000000000000000000000000000000000000000000000000000000000"] {
+                let sentence = with(&[(name, value)]).err().unwrap();
+                assert!(sentence.contains(name) && sentence.contains(GENERATE), "{sentence}");
+            }
+        }
+        assert!(with(&[("DATABASE_URL", "")]).err().unwrap().contains("DATABASE_URL is not set"));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named_and_secrets_are_not_repeated() {
+        for (name, value) in [
+            ("AUTH_LISTEN", "8080"),
+            ("DB_POOL_SIZE", "0"),
+            ("ACCESS_TOKEN_TTL_SECONDS", "9"),
+            ("ARGON2_MEMORY_KIB", "7"),
+            ("ARGON2_CONCURRENCY", "many"),
+        ] {
+            assert!(with(&[(name, value)]).err().unwrap().contains(name), "{name}");
+        }
+        let sentence = with(&[("DATABASE_URL", "postgres://u:hunter2@h/d?nonsense=1")]).err().unwrap();
+        assert!(!sentence.contains("hunter2"), "{sentence}");
+        assert!(with(&[("HMAC_SECRET", KEY)]).err().unwrap().contains("both"));
+        assert!(with(&[("HMAC_SECRETS", ""), ("HMAC_SECRET", KEY)]).is_ok());
+        assert!(log_config(|_| Some("yaml".into())).is_err());
+    }
+
+    #[test]
+    fn every_setting_is_in_the_help() {
+        for (name, ..) in SETTINGS {
+            assert!(help().contains(name));
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The only door to Postgres: one function per SQL function.
+//!
+//! Rules of this door: SQL is constant text with named arguments; every statement is prepared once per connection; an
+//! expected outcome is data, so an error here is always "not available" or a bug, and its text never reaches a client;
+//! who is acting is told to the database in the statement, or the transaction, that acts.
+
+mod identity;
+mod sessions;
+
+use std::time::Duration;
+
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
+    tokio_postgres::{
+        Error, NoTls, Row,
+        config::SslMode,
+        error::SqlState,
+        types::{FromSql, ToSql},
+    },
+};
+use rustls_platform_verifier::BuilderVerifierExt;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+pub use self::sessions::{Grant, Login, NewAccount, Profile, Rotation, SignUp};
+use crate::{
+    config::DatabaseConfig,
+    error::{Code, Problem},
+};
+
+/// How long a request waits for a connection before it is told that there is too much to do.
+const POOL_WAIT: Duration = Duration::from_secs(2);
+/// How long a new connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Once per connection. Rotation relies on READ COMMITTED (a waiting UPDATE re-checks its WHERE); the time-outs keep a
+/// statement whose caller has gone from holding its locks. Behind a pooler in transaction mode these settings are shared
+/// with its other clients: give the service a pool of its own.
+const SET_UP: &str = "set default_transaction_isolation to 'read committed'; set statement_timeout to '15s'; \
+                      set lock_timeout to '10s'; set idle_in_transaction_session_timeout to '15s'";
+
+type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// Connections to the database.
+pub struct Db {
+    pool: Pool,
+}
+
+/// What readiness asks for.
+pub struct Health {
+    /// `auth.extension_version()`.
+    pub extension_version: String,
+    /// Must be `read committed`.
+    pub isolation: String,
+}
+
+impl Db {
+    /// Makes the pool; connects to nothing yet.
+    pub fn new(config: DatabaseConfig) -> Result<Self, String> {
+        let DatabaseConfig { mut postgres, pool_size } = config;
+        postgres.connect_timeout(CONNECT_TIMEOUT);
+        // A connection that broke is noticed when it is used: no round trip is spent on asking first.
+        let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = if postgres.get_ssl_mode() == SslMode::Require {
+            Manager::from_config(postgres, MakeRustlsConnect::new(tls()?), manager_config)
+        } else {
+            postgres.ssl_mode(SslMode::Disable);
+            Manager::from_config(postgres, NoTls, manager_config)
+        };
+        let set_up = Hook::async_fn(|client: &mut deadpool_postgres::ClientWrapper, _| {
+            Box::pin(async move { client.batch_execute(SET_UP).await.map_err(HookError::Backend) })
+        });
+        let pool = Pool::builder(manager)
+            .max_size(pool_size)
+            .wait_timeout(Some(POOL_WAIT))
+            .create_timeout(Some(CONNECT_TIMEOUT))
+            .recycle_timeout(Some(CONNECT_TIMEOUT))
+            .runtime(Runtime::Tokio1)
+            .post_create(set_up)
+            .build()
+            .map_err(|error| error.to_string())?;
+        Ok(Self { pool })
+    }
+
+    /// Whether the other end is what this service was built for.
+    pub async fn health(&self) -> Result<Health, Problem> {
+        let sql = "select auth.extension_version(), current_setting('transaction_isolation')";
+        let row = self.one(sql, &[]).await?;
+        Ok(Health { extension_version: column(&row, 0)?, isolation: column(&row, 1)? })
+    }
+
+    /// The peppers that verifiers use; each must be in the ring.
+    pub async fn peppers_in_use(&self) -> Result<Vec<i32>, Problem> {
+        let rows = self.all("select auth.peppers_in_use()", &[]).await?;
+        rows.iter().map(|row| column(row, 0)).collect()
+    }
+
+    /// Makes the audit log's partitions of the coming months; how many were missing.
+    pub async fn maintain_audit_partitions(&self) -> Result<i32, Problem> {
+        column(&self.one("select auth.maintain_audit_partitions()", &[]).await?, 0)
+    }
+
+    /// Whether an organization may have this slug, and others that it could have.
+    pub async fn check_slug(&self, slug: &str) -> Result<(bool, Vec<String>), Problem> {
+        let row = self.one("select available, suggestions from auth.check_slug(slug => $1)", &[&slug]).await?;
+        Ok((named(&row, "available")?, named::<Option<_>>(&row, "suggestions")?.unwrap_or_default()))
+    }
+
+    async fn connection(&self) -> Result<Object, Problem> {
+        self.pool.get().await.map_err(|error| match error {
+            PoolError::Timeout(TimeoutType::Wait) => {
+                tracing::warn!(
+                    "no connection to the database came free in time: DB_POOL_SIZE is too small for this load"
+                );
+                Code::Overloaded.into()
+            }
+            PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => problem(&error),
+            error => {
+                tracing::error!(%error, "no connection to the database");
+                Code::DatabaseUnavailable.into()
+            }
+        })
+    }
+
+    /// One statement in a transaction of its own. It is answered after the commit: tokio-postgres ends the rows at
+    /// ReadyForQuery, which the server sends when the commit is done.
+    async fn all(&self, sql: &'static str, params: Params<'_>) -> Result<Vec<Row>, Problem> {
+        let connection = self.connection().await?;
+        let result = async {
+            let statement = connection.prepare_cached(sql).await?;
+            connection.query(&statement, params).await
+        };
+        match result.await {
+            Ok(rows) => Ok(rows),
+            Err(error) => Err(refused(connection, &error)),
+        }
+    }
+
+    async fn optional(&self, sql: &'static str, params: Params<'_>) -> Result<Option<Row>, Problem> {
+        Ok(self.all(sql, params).await?.into_iter().next())
+    }
+
+    async fn one(&self, sql: &'static str, params: Params<'_>) -> Result<Row, Problem> {
+        self.optional(sql, params).await?.ok_or_else(|| {
+            tracing::error!(sql, "no row where there always is one");
+            Code::InternalError.into()
+        })
+    }
+}
+
+/// The system's roots, and a provider of cryptography named here, so that it does not hang on the features of others.
+fn tls() -> Result<rustls::ClientConfig, String> {
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let verified = builder.and_then(|builder| builder.with_platform_verifier());
+    Ok(verified.map_err(|error| format!("TLS to the database cannot be set up: {error}"))?.with_no_client_auth())
+}
+
+/// Nothing that this door sends is expected to fail: a connection on which something did is given up. So statements
+/// prepared before an `alter extension … update`, or a session that a pooler has reset, mend themselves.
+fn refused(connection: Object, error: &Error) -> Problem {
+    drop(Object::take(connection));
+    problem(error)
+}
+
+/// What a client is told of an error of the database. The log has its code and message, never its DETAIL, which may
+/// quote values.
+fn problem(error: &Error) -> Problem {
+    let Some(db) = error.as_db_error() else {
+        let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+        if error.is_closed() || cause_is_io(error) {
+            tracing::warn!(%error, cause, "the database cannot be reached");
+            return Code::DatabaseUnavailable.into();
+        }
+        tracing::error!(%error, cause, "talking to the database failed");
+        return Code::InternalError.into();
+    };
+    let code = db.code();
+    let class = &code.code()[..2];
+    // Connection exceptions, no resources, shutting down or cancelled, failed over to a read-only server, no lock.
+    let unavailable = ["08", "53", "57", "58"].contains(&class)
+        || [SqlState::READ_ONLY_SQL_TRANSACTION, SqlState::LOCK_NOT_AVAILABLE].contains(code);
+    // No extension, or another version, or rights are missing: the operator's to mend.
+    let misconfigured = ["28", "3D", "3F"].contains(&class)
+        || [SqlState::UNDEFINED_FUNCTION, SqlState::UNDEFINED_TABLE, SqlState::FEATURE_NOT_SUPPORTED].contains(code);
+    // The tables' own checks, a second line behind the checks of `field.rs`.
+    let bad_value = [SqlState::CHECK_VIOLATION, SqlState::CHARACTER_NOT_IN_REPERTOIRE].contains(code);
+    if unavailable || misconfigured {
+        tracing::warn!(code = code.code(), message = db.message(), "the database is not available");
+        Code::DatabaseUnavailable.into()
+    } else if bad_value {
+        tracing::warn!(code = code.code(), message = db.message(), "the database refused a value");
+        Code::InvalidRequest.into()
+    } else {
+        tracing::error!(code = code.code(), message = db.message(), "the database answered with an error");
+        Code::InternalError.into()
+    }
+}
+
+fn cause_is_io(error: &Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if error.is::<std::io::Error>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// A column by position. A type that does not fit is a bug, or another version of the extension.
+fn column<'r, T: FromSql<'r>>(row: &'r Row, index: usize) -> Result<T, Problem> {
+    row.try_get(index).map_err(|error| problem(&error))
+}
+
+/// A column by name.
+fn named<'r, T: FromSql<'r>>(row: &'r Row, name: &str) -> Result<T, Problem> {
+    row.try_get(name).map_err(|error| problem(&error))
+}
+
+/// A bytea of a fixed length.
+fn bytes<const N: usize>(row: &Row, name: &str) -> Result<[u8; N], Problem> {
+    named::<&[u8]>(row, name)?.try_into().map_err(|_| {
+        tracing::error!(column = name, "a bytea has another length");
+        Code::InternalError.into()
+    })
+}

@@ -1,0 +1,382 @@
+//! Opening, rotating and ending sessions: the functions that take a proof.
+
+use chrono::{DateTime, Utc};
+use deadpool_postgres::tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{Db, bytes, column, named, refused};
+use crate::{
+    device::Caller,
+    error::{Code, Problem},
+    password::NewVerifier,
+    refresh_token::{Presented, RotationNonce, TokenSecret},
+};
+
+/// An open session, as the database tells it, with who it belongs to.
+pub struct Grant {
+    /// The session.
+    pub session_id: Uuid,
+    /// How often it was rotated; the token of this answer is of this generation.
+    pub generation: i32,
+    /// The database's mark on that token.
+    pub ticket: [u8; 16],
+    /// Only of a rotation: what the token's secret is derived with.
+    pub rotation_nonce: Option<RotationNonce>,
+    /// The database's mark on the access token.
+    pub jti: Uuid,
+    /// When that mark was minted: the access token's life begins there.
+    pub issued_at: DateTime<Utc>,
+    /// When the user last proved who they are.
+    pub auth_time: DateTime<Utc>,
+    /// How (RFC 8176).
+    pub amr: Vec<String>,
+    /// When it ends unless it is refreshed.
+    pub idle_expires_at: DateTime<Utc>,
+    /// When it ends in any case.
+    pub expires_at: DateTime<Utc>,
+    /// Whose it is.
+    pub profile: Profile,
+}
+
+/// Who a session belongs to.
+pub struct Profile {
+    /// The user.
+    pub user_id: Uuid,
+    /// As typed at sign-up.
+    pub email: String,
+    /// The user's name.
+    pub name: String,
+    /// INDIVIDUAL, BUSINESS or ADMIN.
+    pub user_type: String,
+    /// Whether the e-mail was proved.
+    pub email_verified: bool,
+    /// When the account was made.
+    pub created_at: DateTime<Utc>,
+    /// The organization that the session acts for.
+    pub organization: Option<Organization>,
+    /// The user's roles there.
+    pub roles: Vec<String>,
+}
+
+/// The organization that a session acts for.
+pub struct Organization {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name in URLs.
+    pub slug: String,
+    /// Its name.
+    pub name: String,
+    /// The user's role in it.
+    pub role: String,
+}
+
+impl Profile {
+    pub(super) fn read(row: &Row) -> Result<Self, Problem> {
+        let organization = match named::<Option<Uuid>>(row, "organization_id")? {
+            None => None,
+            Some(id) => Some(Organization {
+                id,
+                slug: named(row, "organization_slug")?,
+                name: named(row, "organization_name")?,
+                role: named(row, "organization_role")?,
+            }),
+        };
+        Ok(Self {
+            user_id: named(row, "user_id")?,
+            email: named(row, "email")?,
+            name: named(row, "name")?,
+            user_type: named(row, "user_type")?,
+            email_verified: named(row, "email_verified")?,
+            created_at: named(row, "user_created_at")?,
+            organization,
+            roles: named::<Option<_>>(row, "roles")?.unwrap_or_default(),
+        })
+    }
+}
+
+impl Grant {
+    fn read(row: &Row) -> Result<Box<Self>, Problem> {
+        let rotation_nonce = match named::<Option<&[u8]>>(row, "rotation_nonce")? {
+            None => None,
+            Some(_) => Some(bytes(row, "rotation_nonce")?),
+        };
+        Ok(Box::new(Self {
+            session_id: named(row, "session_id")?,
+            generation: named(row, "generation")?,
+            ticket: bytes(row, "ticket")?,
+            rotation_nonce,
+            jti: named(row, "jti")?,
+            issued_at: named(row, "issued_at")?,
+            auth_time: named(row, "auth_time")?,
+            amr: named(row, "amr")?,
+            idle_expires_at: named(row, "idle_expires_at")?,
+            expires_at: named(row, "expires_at")?,
+            profile: Profile::read(row)?,
+        }))
+    }
+}
+
+/// The answer to a refresh.
+pub enum Rotation {
+    /// Rotated, or the same successor again.
+    Granted(Box<Grant>),
+    /// Anything else: replayed, revoked, expired, unknown, ahead. Already committed.
+    Refused(String),
+}
+
+/// The answer to a sign-up.
+pub enum SignUp {
+    /// User, organization and session exist.
+    SignedUp(Box<Grant>),
+    /// Nothing was made.
+    EmailTaken,
+    /// Nothing was made.
+    SlugTaken,
+    /// Nothing was made.
+    SlugReserved,
+}
+
+/// What to hash a password with.
+pub struct LoginChallenge {
+    /// The salt, a steady fake for an unknown e-mail.
+    pub salt: Vec<u8>,
+    /// Argon2 parameters as text.
+    pub params: String,
+    /// Which pepper.
+    pub pepper_id: i32,
+    /// Moves with each change of the password.
+    pub verifier_version: i32,
+    /// Seconds, while the account is locked.
+    pub retry_after: Option<f64>,
+}
+
+/// The answer to a login.
+pub enum Login {
+    /// A session is open.
+    LoggedIn(Box<Grant>),
+    /// Unknown e-mail, wrong password, disabled: counted.
+    Refused,
+    /// For so many seconds.
+    Locked(f64),
+    /// The password changed since the challenge: start again.
+    Stale,
+}
+
+/// What a sign-up brings, checked.
+pub struct NewAccount<'a> {
+    /// The e-mail.
+    pub email: &'a str,
+    /// The user's name.
+    pub name: &'a str,
+    /// INDIVIDUAL or BUSINESS; none: the database's default.
+    pub user_type: Option<&'a str>,
+    /// Name and slug of an organization to found.
+    pub organization: Option<(&'a str, &'a str)>,
+    /// Of the organization.
+    pub description: Option<&'a str>,
+    /// Of the organization.
+    pub website: Option<&'a str>,
+}
+
+impl Db {
+    /// Rotates a refresh token: ONE statement, one round trip, committed when this returns.
+    pub async fn rotate_session_token(
+        &self,
+        presented: &Presented<'_>,
+        next_verifier: [u8; 32],
+        nonce: RotationNonce,
+        caller: &Caller,
+    ) -> Result<Rotation, Problem> {
+        let sql = "select r.*, p.* \
+            from auth.rotate_session_token(session_id => $1, generation => $2, ticket => $3, token_proof => $4, \
+                next_token_verifier => $5, rotation_nonce => $6, ip => $7, user_agent => $8, device_hash => $9, \
+                correlation_id => $10) r \
+            left join lateral auth.session_profile(r.session_id) p on true";
+        let row = self
+            .one(
+                sql,
+                &[
+                    &presented.session_id,
+                    &presented.generation,
+                    &presented.ticket.as_slice(),
+                    &presented.secret.proof().as_slice(),
+                    &next_verifier.as_slice(),
+                    &nonce.as_slice(),
+                    &caller.ip,
+                    &caller.user_agent,
+                    &caller.device_hash.as_ref().map(<[u8; 32]>::as_slice),
+                    &caller.request_id,
+                ],
+            )
+            .await?;
+        match named(&row, "outcome")? {
+            "rotated" | "retried" => Ok(Rotation::Granted(Grant::read(&row)?)),
+            outcome => Ok(Rotation::Refused(outcome.to_owned())),
+        }
+    }
+
+    /// Makes a user, an organization where one is asked for, and a session, or nothing at all.
+    pub async fn sign_up(
+        &self,
+        account: NewAccount<'_>,
+        password: &NewVerifier,
+        token: &TokenSecret,
+        caller: &Caller,
+    ) -> Result<SignUp, Problem> {
+        let sql = "select r.*, p.* \
+            from auth.sign_up(email => $1, name => $2, user_type => $3, password_salt => $4, password_params => $5, \
+                pepper_id => $6, password_verifier => $7, token_verifier => $8, organization_name => $9, \
+                organization_slug => $10, organization_description => $11, organization_website => $12, ip => $13, \
+                user_agent => $14, device_hash => $15, device_name => $16, correlation_id => $17) r \
+            left join lateral auth.session_profile(r.session_id) p on true";
+        let row = self
+            .one(
+                sql,
+                &[
+                    &account.email,
+                    &account.name,
+                    &account.user_type,
+                    &password.salt.as_slice(),
+                    &password.params,
+                    &password.pepper_id,
+                    &password.verifier.as_slice(),
+                    &token.verifier().as_slice(),
+                    &account.organization.map(|(name, _)| name),
+                    &account.organization.map(|(_, slug)| slug),
+                    &account.description,
+                    &account.website,
+                    &caller.ip,
+                    &caller.user_agent,
+                    &caller.device_hash.as_ref().map(<[u8; 32]>::as_slice),
+                    &caller.device_name,
+                    &caller.request_id,
+                ],
+            )
+            .await?;
+        match named(&row, "outcome")? {
+            "signed_up" => Ok(SignUp::SignedUp(Grant::read(&row)?)),
+            "email_taken" => Ok(SignUp::EmailTaken),
+            "slug_taken" => Ok(SignUp::SlugTaken),
+            "slug_reserved" => Ok(SignUp::SlugReserved),
+            outcome => Err(unknown_outcome(outcome)),
+        }
+    }
+
+    /// What to hash this user's password with. An unknown e-mail gets a steady fake made with the defaults.
+    pub async fn begin_login(
+        &self,
+        email: &str,
+        default_params: &str,
+        default_pepper_id: i32,
+    ) -> Result<LoginChallenge, Problem> {
+        let sql = "select password_salt, password_params, pepper_id, verifier_version, \
+                extract(epoch from retry_after)::float8 as retry_after_seconds \
+            from auth.begin_login(email => $1, default_params => $2, default_pepper_id => $3)";
+        let row = self.one(sql, &[&email, &default_params, &default_pepper_id]).await?;
+        Ok(LoginChallenge {
+            salt: named(&row, "password_salt")?,
+            params: named(&row, "password_params")?,
+            pepper_id: named(&row, "pepper_id")?,
+            verifier_version: named(&row, "verifier_version")?,
+            retry_after: named(&row, "retry_after_seconds")?,
+        })
+    }
+
+    /// Shows the proof; opens a session, or counts the failure. `idle_seconds`: how long the session outlives its last
+    /// refresh, capped by the database.
+    #[allow(clippy::too_many_arguments)] // as many as the SQL function has facts to check
+    pub async fn complete_login(
+        &self,
+        email: &str,
+        verifier_version: i32,
+        password_proof: [u8; 32],
+        token: &TokenSecret,
+        renewed: Option<&NewVerifier>,
+        idle_seconds: f64,
+        caller: &Caller,
+    ) -> Result<Login, Problem> {
+        let sql = "select r.*, extract(epoch from r.retry_after)::float8 as retry_after_seconds, p.* \
+            from auth.complete_login(email => $1, verifier_version => $2, password_proof => $3, token_verifier => $4, \
+                renewed_salt => $5, renewed_params => $6, renewed_pepper_id => $7, renewed_verifier => $8, \
+                idle_ttl => make_interval(secs => $9), ip => $10, user_agent => $11, device_hash => $12, \
+                device_name => $13, correlation_id => $14) r \
+            left join lateral auth.session_profile(r.session_id) p on true";
+        let row = self
+            .one(
+                sql,
+                &[
+                    &email,
+                    &verifier_version,
+                    &password_proof.as_slice(),
+                    &token.verifier().as_slice(),
+                    &renewed.map(|new| new.salt.as_slice()),
+                    &renewed.map(|new| new.params.as_str()),
+                    &renewed.map(|new| new.pepper_id),
+                    &renewed.map(|new| new.verifier.as_slice()),
+                    &idle_seconds,
+                    &caller.ip,
+                    &caller.user_agent,
+                    &caller.device_hash.as_ref().map(<[u8; 32]>::as_slice),
+                    &caller.device_name,
+                    &caller.request_id,
+                ],
+            )
+            .await?;
+        match named(&row, "outcome")? {
+            "logged_in" => Ok(Login::LoggedIn(Grant::read(&row)?)),
+            "refused" => Ok(Login::Refused),
+            "locked" => Ok(Login::Locked(named::<Option<f64>>(&row, "retry_after_seconds")?.unwrap_or_default())),
+            "stale" => Ok(Login::Stale),
+            outcome => Err(unknown_outcome(outcome)),
+        }
+    }
+
+    /// Ends the session of a refresh token (RFC 7009); how many were ended.
+    pub async fn end_session(&self, presented: &Presented<'_>, caller: &Caller) -> Result<u32, Problem> {
+        let (ticket, proof) = (presented.ticket.as_slice(), presented.secret.proof());
+        let row = self
+            .one(
+                END_SESSION,
+                &[&presented.session_id, &presented.generation, &ticket, &proof.as_slice(), &caller.request_id],
+            )
+            .await?;
+        Ok(u32::from(column::<bool>(&row, 0)?))
+    }
+
+    /// The same, and all other sessions of that user. A genuine token of a session that is over still proves who asks.
+    pub async fn end_all_sessions(&self, presented: &Presented<'_>, caller: &Caller) -> Result<u32, Problem> {
+        let others = "select auth.revoke_user_sessions(user_id => auth.current_user_id(), reason => 'logged_out', \
+                correlation_id => $1) where auth.current_user_id() is not null";
+        let mut connection = self.connection().await?;
+        let result = async {
+            let transaction = connection.transaction().await?;
+            let end = transaction.prepare_cached(END_SESSION).await?;
+            let (ticket, proof) = (presented.ticket.as_slice(), presented.secret.proof());
+            let ended = transaction
+                .query(
+                    &end,
+                    &[&presented.session_id, &presented.generation, &ticket, &proof.as_slice(), &caller.request_id],
+                )
+                .await?;
+            let all = transaction.prepare_cached(others).await?;
+            let revoked = transaction.query(&all, &[&caller.request_id]).await?;
+            transaction.commit().await?;
+            Ok((ended, revoked))
+        };
+        let (ended, revoked) = match result.await {
+            Ok(rows) => rows,
+            Err(error) => return Err(refused(connection, &error)),
+        };
+        let ended = ended.first().map_or(Ok(false), |row| column(row, 0))?;
+        let revoked: i32 = revoked.first().map_or(Ok(0), |row| column(row, 0))?;
+        Ok(u32::from(ended) + revoked.unsigned_abs())
+    }
+}
+
+const END_SESSION: &str = "select auth.end_session(session_id => $1, generation => $2, ticket => $3, \
+    token_proof => $4, correlation_id => $5)";
+
+fn unknown_outcome(outcome: &str) -> Problem {
+    tracing::error!(outcome, "the database answered with an outcome that this version does not know");
+    Code::InternalError.into()
+}

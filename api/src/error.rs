@@ -1,0 +1,358 @@
+//! Every refusal of this service, in one place: a stable `code`, its HTTP status and its sentence, rendered as
+//! RFC 9457 `application/problem+json` by [`Problem::response`].
+//!
+//! Rules: a client sees the sentence written here (or one that a check of its own input wrote), never the text of a
+//! library or of the database; all 401 of one kind are the same to the byte but for the request id.
+
+use std::{borrow::Cow, marker::PhantomData};
+
+use poem::{
+    Body, Response,
+    http::{HeaderValue, StatusCode, header},
+};
+use poem_openapi::{
+    ApiResponse, Enum, Object,
+    registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
+    types::{ToJSON, Type},
+};
+
+/// The media type of every refusal.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+macro_rules! codes {
+    ($($(#[doc = $meaning:literal])+ $name:ident = $status:ident, $detail:literal;)+) => {
+        /// What went wrong, in a word that never changes: clients switch on it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Enum)]
+        #[oai(rename_all = "snake_case")]
+        pub enum Code { $($(#[doc = $meaning])+ $name,)+ }
+
+        impl Code {
+            /// The HTTP status that goes with it.
+            pub fn status(self) -> StatusCode {
+                match self { $(Code::$name => StatusCode::$status,)+ }
+            }
+
+            /// The sentence for people, unless the refusal brings a better one.
+            pub fn detail(self) -> &'static str {
+                match self { $(Code::$name => $detail,)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The request itself is not understood (a path parameter of the wrong form, for instance).
+    BadRequest = BAD_REQUEST, "The request is not understood.";
+    /// The body is not JSON at all.
+    MalformedJson = BAD_REQUEST, "The body is not valid JSON.";
+    /// No credential came with a request that needs one.
+    AuthenticationRequired = UNAUTHORIZED, "This needs an access token: Authorization: Bearer …";
+    /// The access token is not ours, has expired, or its session has ended.
+    InvalidAccessToken = UNAUTHORIZED, "The access token is not valid, or not any more.";
+    /// Unknown e-mail or wrong password: the same answer for both.
+    InvalidCredentials = UNAUTHORIZED, "The e-mail or the password is wrong.";
+    /// Every reason for which a refresh token is refused.
+    InvalidRefreshToken = UNAUTHORIZED, "The refresh token is not valid, or not any more. Log in again.";
+    /// No such path.
+    NotFound = NOT_FOUND, "There is nothing here.";
+    /// No such session of the caller.
+    SessionNotFound = NOT_FOUND, "There is no such session.";
+    /// The path exists, but not with this method.
+    MethodNotAllowed = METHOD_NOT_ALLOWED, "The method is not allowed here.";
+    /// The body did not arrive in time.
+    RequestTimeout = REQUEST_TIMEOUT, "The request did not arrive in time.";
+    /// An account with this e-mail exists.
+    EmailTaken = CONFLICT, "There is an account with this e-mail already.";
+    /// An organization with this slug exists.
+    SlugTaken = CONFLICT, "There is an organization with this slug already.";
+    /// The body is larger than any request of this service needs.
+    BodyTooLarge = PAYLOAD_TOO_LARGE, "The body is too large.";
+    /// The body is of another media type.
+    UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "The body must be application/json.";
+    /// JSON, but not of the form that is asked for: a field is missing, unknown, or of the wrong type.
+    InvalidRequest = UNPROCESSABLE_ENTITY, "The body does not have the form that is asked for.";
+    /// The e-mail is not one.
+    InvalidEmail = UNPROCESSABLE_ENTITY, "The e-mail must be an address like name@example.org, of at most 254 bytes.";
+    /// The password is too short or too long.
+    InvalidPassword = UNPROCESSABLE_ENTITY, "The password must have 8 to 128 characters.";
+    /// A name is empty, too long, or has control characters.
+    InvalidName = UNPROCESSABLE_ENTITY, "A name must have 1 to 200 characters, no control characters, and not be blank.";
+    /// The slug has the wrong form.
+    InvalidSlug = UNPROCESSABLE_ENTITY, "A slug must have 3 to 50 characters: a-z, 0-9 and single hyphens between them.";
+    /// The slug is a reserved word.
+    SlugReserved = UNPROCESSABLE_ENTITY, "This slug is a reserved word.";
+    /// The description is too long.
+    InvalidDescription = UNPROCESSABLE_ENTITY, "The description must have at most 2000 characters.";
+    /// The web site is not an http(s) address.
+    InvalidWebsite = UNPROCESSABLE_ENTITY, "The web site must be an http:// or https:// address of at most 500 characters.";
+    /// Too many failed logins: wait for `Retry-After`.
+    AccountLocked = TOO_MANY_REQUESTS, "Too many failed logins. Wait, then try again.";
+    /// Our fault. The log has the reason, under the request id.
+    InternalError = INTERNAL_SERVER_ERROR, "Something went wrong here. The request id tells us what.";
+    /// The database cannot be reached, or does not take writes.
+    DatabaseUnavailable = SERVICE_UNAVAILABLE, "The database is not available. Try again.";
+    /// More work than this process takes on at once.
+    Overloaded = SERVICE_UNAVAILABLE, "Too much to do at the moment. Try again.";
+    /// The answer took too long.
+    Timeout = SERVICE_UNAVAILABLE, "The answer took too long. Try again.";
+    /// The service is up, but what it needs is not right yet.
+    NotReady = SERVICE_UNAVAILABLE, "The service is not ready.";
+}
+
+impl Code {
+    fn as_str(self) -> String {
+        match self.to_json() {
+            Some(serde_json::Value::String(code)) => code,
+            _ => unreachable!("an enum of poem-openapi is a string"),
+        }
+    }
+}
+
+/// A problem of RFC 9457.
+#[derive(Object)]
+#[oai(rename_all = "camelCase", rename = "ProblemDetails", example)]
+struct ProblemDetails {
+    /// Always `about:blank`: `code` is what to switch on.
+    #[oai(rename = "type")]
+    kind: String,
+    /// The phrase of the HTTP status.
+    title: String,
+    /// The HTTP status.
+    status: u16,
+    /// A sentence for people; it may change.
+    detail: String,
+    code: Code,
+    /// The same as the header `x-request-id`; the audit log calls it correlation id.
+    request_id: String,
+}
+
+impl poem_openapi::types::Example for ProblemDetails {
+    fn example() -> Self {
+        Problem::from(Code::InvalidRequest).details("4f6b7c1e-0a52-4f0e-9c2b-5f6f0b7a3c11")
+    }
+}
+
+/// A refusal on its way to the client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    code: Code,
+    detail: Cow<'static, str>,
+    /// Seconds after which trying again makes sense (`Retry-After`, RFC 9110 §10.2.3).
+    retry_after: Option<u64>,
+}
+
+impl From<Code> for Problem {
+    fn from(code: Code) -> Self {
+        let retry_after = (code.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(1);
+        Self { code, detail: Cow::Borrowed(code.detail()), retry_after }
+    }
+}
+
+impl Problem {
+    /// With a sentence of its own. It must not repeat a secret, and nothing that a library or the database said.
+    pub fn with_detail(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { detail: detail.into(), ..code.into() }
+    }
+
+    /// With the time to wait; rounded up, so that a client that waits as long is not refused again.
+    pub fn with_retry_after(code: Code, seconds: f64) -> Self {
+        Self { retry_after: Some(seconds.ceil().max(1.0) as u64), ..code.into() }
+    }
+
+    /// The refusal that stands for a bare status of the framework (unknown route, wrong method, …).
+    pub fn of_status(status: StatusCode) -> Self {
+        match status {
+            StatusCode::NOT_FOUND => Code::NotFound,
+            StatusCode::METHOD_NOT_ALLOWED => Code::MethodNotAllowed,
+            status if status.is_client_error() => Code::BadRequest,
+            _ => Code::InternalError,
+        }
+        .into()
+    }
+
+    /// What to switch on.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    fn details(&self, request_id: &str) -> ProblemDetails {
+        let status = self.code.status();
+        ProblemDetails {
+            kind: "about:blank".into(),
+            title: status.canonical_reason().unwrap_or_default().into(),
+            status: status.as_u16(),
+            detail: self.detail.clone().into_owned(),
+            code: self.code,
+            request_id: request_id.into(),
+        }
+    }
+
+    /// The HTTP answer.
+    pub fn response(&self, request_id: &str) -> Response {
+        let mut response = Response::builder()
+            .status(self.code.status())
+            .content_type(PROBLEM_JSON)
+            .body(Body::from_string(self.details(request_id).to_json_string()));
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.code.status() == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge(self.code)));
+        }
+        response
+    }
+}
+
+/// RFC 6750 §3: an error only when a token was shown.
+fn challenge(code: Code) -> &'static str {
+    match code {
+        Code::InvalidAccessToken => r#"Bearer realm="auth_sessions", error="invalid_token""#,
+        _ => r#"Bearer realm="auth_sessions""#,
+    }
+}
+
+impl From<Problem> for poem::Error {
+    fn from(problem: Problem) -> Self {
+        // The middleware finds the problem in the answer's extensions and renders it, with the request id.
+        let mut error = poem::Error::from_status(problem.code.status());
+        error.set_data(problem);
+        error
+    }
+}
+
+/// Which codes an operation may answer: the OpenAPI document is made of it.
+pub trait Refusals: Send + Sync + 'static {
+    /// Groups of codes.
+    const CODES: &'static [&'static [Code]];
+}
+
+/// What every operation with a body may answer.
+pub const BODY: &[Code] =
+    &[Code::MalformedJson, Code::RequestTimeout, Code::BodyTooLarge, Code::UnsupportedMediaType, Code::InvalidRequest];
+/// What every operation that asks the database may answer.
+pub const DATABASE: &[Code] = &[Code::DatabaseUnavailable, Code::Overloaded];
+/// What every operation for a logged-in user may answer.
+pub const CREDENTIAL: &[Code] = &[Code::AuthenticationRequired, Code::InvalidAccessToken];
+/// What any operation may answer.
+const ALWAYS: &[Code] = &[Code::InternalError, Code::Timeout];
+
+/// Declares the codes of one operation: `refusals!(LoginRefusals: BODY, DATABASE, [Code::AccountLocked])`.
+macro_rules! refusals {
+    ($name:ident: $($group:expr),+ $(,)?) => {
+        /// The codes of the operation, for the document.
+        pub struct $name;
+        impl $crate::error::Refusals for $name {
+            const CODES: &'static [&'static [$crate::error::Code]] = &[$(&$group),+];
+        }
+    };
+}
+pub(crate) use refusals;
+
+/// The refusal of one operation: a [`Problem`] whose possible codes are documented.
+pub struct Fail<R>(Problem, PhantomData<R>);
+
+impl<R: Refusals> From<Problem> for Fail<R> {
+    fn from(problem: Problem) -> Self {
+        if !documented::<R>().any(|code| code == problem.code) {
+            tracing::error!(code = problem.code.as_str(), "answered a code that openapi.json does not tell");
+        }
+        Self(problem, PhantomData)
+    }
+}
+
+impl<R: Refusals> From<Code> for Fail<R> {
+    fn from(code: Code) -> Self {
+        Problem::from(code).into()
+    }
+}
+
+impl<R> From<Fail<R>> for poem::Error {
+    fn from(fail: Fail<R>) -> Self {
+        fail.0.into()
+    }
+}
+
+fn documented<R: Refusals>() -> impl Iterator<Item = Code> {
+    R::CODES.iter().copied().chain([ALWAYS]).flatten().copied()
+}
+
+impl<R: Refusals> ApiResponse for Fail<R> {
+    fn meta() -> MetaResponses {
+        let mut statuses: Vec<StatusCode> = documented::<R>().map(Code::status).collect();
+        statuses.sort();
+        statuses.dedup();
+        let responses = statuses.into_iter().map(|status| {
+            let codes: Vec<Code> = documented::<R>().filter(|code| code.status() == status).collect();
+            MetaResponse {
+                description: describe(&codes),
+                status: Some(status.as_u16()),
+                status_range: None,
+                content: vec![MetaMediaType { content_type: PROBLEM_JSON, schema: ProblemDetails::schema_ref() }],
+                headers: headers(status),
+            }
+        });
+        MetaResponses { responses: responses.collect() }
+    }
+
+    fn register(registry: &mut Registry) {
+        ProblemDetails::register(registry);
+    }
+}
+
+/// The codes of one status, as text. Leaked: poem-openapi wants `'static`, and the document is made once or twice in a
+/// process.
+fn describe(codes: &[Code]) -> &'static str {
+    let lines: Vec<String> = codes.iter().map(|code| format!("`{}`: {}", code.as_str(), code.detail())).collect();
+    lines.join("\n\n").leak()
+}
+
+fn headers(status: StatusCode) -> Vec<MetaHeader> {
+    let header = |name: &str, ty, description: &str| MetaHeader {
+        name: name.into(),
+        description: Some(description.into()),
+        required: true,
+        deprecated: false,
+        schema: MetaSchemaRef::Inline(Box::new(MetaSchema::new(ty))),
+    };
+    match status {
+        StatusCode::UNAUTHORIZED => vec![header("WWW-Authenticate", "string", "RFC 6750 §3")],
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            vec![header("Retry-After", "integer", "Seconds to wait before trying again")]
+        }
+        _ => vec![],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn two_refusals_of_one_code_differ_in_the_request_id_only() {
+        let mut one = Problem::from(Code::InvalidRefreshToken).response("request-1");
+        let mut two = Problem::from(Code::InvalidRefreshToken).response("request-2");
+        assert_eq!(one.headers(), two.headers());
+        let one = one.take_body().into_string().await.unwrap();
+        let two = two.take_body().into_string().await.unwrap();
+        assert_eq!(one.replace("request-1", "request-2"), two);
+        assert!(one.contains(r#""code":"invalid_refresh_token""#), "{one}");
+    }
+
+    #[test]
+    fn a_wait_is_rounded_up_and_never_zero() {
+        let seconds = |wait| {
+            let response = Problem::with_retry_after(Code::AccountLocked, wait).response("r");
+            response.header(header::RETRY_AFTER).unwrap().to_owned()
+        };
+        assert_eq!(seconds(0.0), "1");
+        assert_eq!(seconds(29.2), "30");
+    }
+
+    #[test]
+    fn every_code_of_a_401_and_503_says_what_to_do_next() {
+        let response = Problem::from(Code::InvalidAccessToken).response("r");
+        assert!(response.header(header::WWW_AUTHENTICATE).unwrap().contains("invalid_token"));
+        let response = Problem::from(Code::Overloaded).response("r");
+        assert_eq!(response.header(header::RETRY_AFTER), Some("1"));
+    }
+}

@@ -1,0 +1,108 @@
+//! Logging in with a password.
+
+use std::sync::Arc;
+
+use poem::web::Data;
+use poem_openapi::{Object, OpenApi, types::Example};
+use serde::Deserialize;
+
+use super::{
+    Tag,
+    answers::{AuthResponse, auth_response},
+};
+use crate::{
+    app::App,
+    db::{Grant, Login},
+    device::Caller,
+    error::{BODY, Code, DATABASE, Fail, Problem, refusals},
+    field::{LoginEmail, LoginPassword, Text},
+    json::{Body, Json},
+    refresh_token::TokenSecret,
+};
+
+/// E-mail and password.
+#[derive(Object, Deserialize)]
+#[oai(rename_all = "camelCase", deny_unknown_fields, example)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct LoginRequest {
+    email: Text<LoginEmail>,
+    password: Text<LoginPassword>,
+}
+
+impl Body for LoginRequest {}
+
+impl Example for LoginRequest {
+    fn example() -> Self {
+        Self { email: "ada@example.org".to_owned().into(), password: "correct horse battery staple".to_owned().into() }
+    }
+}
+
+refusals!(LoginRefusals: BODY, DATABASE, [Code::InvalidCredentials, Code::AccountLocked]);
+
+/// Logging in.
+pub struct LoginApi;
+
+#[OpenApi(tag = "Tag::Sessions")]
+impl LoginApi {
+    /// Log in
+    ///
+    /// An unknown e-mail is answered like a wrong password, as slowly, and is locked like one.
+    #[oai(path = "/api/auth/login", method = "post", operation_id = "logIn")]
+    async fn log_in(
+        &self,
+        app: Data<&Arc<App>>,
+        caller: Caller,
+        Json(body): Json<LoginRequest>,
+    ) -> Result<Json<AuthResponse>, Fail<LoginRefusals>> {
+        let (grant, secret) = log_in(&app, &caller, &body.email, &body.password).await?;
+        Ok(Json(auth_response(&app, *grant, &secret)?))
+    }
+}
+
+/// Opens a session for an e-mail and a password.
+pub async fn log_in(
+    app: &App,
+    caller: &Caller,
+    email: &Text<LoginEmail>,
+    password: &Text<LoginPassword>,
+) -> Result<(Box<Grant>, TokenSecret), Problem> {
+    let (email, password) = (email.checked()?, password.checked()?);
+    // The password may change between the database's two answers; then the second says so, once is enough, and whoever
+    // changes it faster than that can wait.
+    for _ in 0..2 {
+        if let Some(result) = attempt(app, caller, email, password).await? {
+            return Ok(result);
+        }
+    }
+    tracing::warn!("a password changed twice during one login");
+    Err(Code::InvalidCredentials.into())
+}
+
+/// One attempt; None when the password changed meanwhile.
+async fn attempt(
+    app: &App,
+    caller: &Caller,
+    email: &str,
+    password: &str,
+) -> Result<Option<(Box<Grant>, TokenSecret)>, Problem> {
+    let passwords = &app.passwords;
+    let defaults = passwords.params().to_string();
+    let challenge = app.db.begin_login(email, &defaults, passwords.peppers().current_id()).await?;
+    if let Some(seconds) = challenge.retry_after {
+        return Err(Problem::with_retry_after(Code::AccountLocked, seconds));
+    }
+    let outdated = passwords.outdated(&challenge.params, challenge.pepper_id);
+    let proof = passwords.proof(password, challenge.salt, &challenge.params, challenge.pepper_id).await?;
+    // Only a login brings the plain password: the moment to hash it as one would today. The database takes the new
+    // verifier when the proof is right, and no session ends by it.
+    let renewed = if outdated { Some(passwords.new_verifier(password).await?) } else { None };
+    let secret = TokenSecret::random();
+    let idle = app.refresh_token_ttl.as_secs_f64();
+    let version = challenge.verifier_version;
+    match app.db.complete_login(email, version, proof, &secret, renewed.as_ref(), idle, caller).await? {
+        Login::LoggedIn(grant) => Ok(Some((grant, secret))),
+        Login::Refused => Err(Code::InvalidCredentials.into()),
+        Login::Locked(seconds) => Err(Problem::with_retry_after(Code::AccountLocked, seconds)),
+        Login::Stale => Ok(None),
+    }
+}

@@ -1,0 +1,28 @@
+//! The endpoints, one noun a file. Each handler: check the input, ask the database (or the keys), shape the answer.
+
+pub mod account;
+mod answers;
+pub mod health;
+pub mod jwks;
+pub mod login;
+pub mod logout;
+pub mod organizations;
+pub mod refresh;
+pub mod sessions;
+pub mod signup;
+pub mod token;
+
+use poem_openapi::Tags;
+
+/// The chapters of the document.
+#[derive(Tags)]
+enum Tag {
+    /// Signing up, logging in, refreshing and logging out.
+    Sessions,
+    /// Who is logged in.
+    Account,
+    /// Tenants.
+    Organizations,
+    /// For operators and verifiers.
+    Service,
+}

@@ -1,0 +1,89 @@
+//! Trading a refresh token for its successor: the hot path, and the one that must tell nothing.
+
+use std::sync::Arc;
+
+use poem::web::Data;
+use poem_openapi::{Object, OpenApi, types::Example};
+use serde::Deserialize;
+
+use super::{
+    Tag,
+    answers::{AuthResponse, auth_response},
+};
+use crate::{
+    app::App,
+    db::{Grant, Rotation},
+    device::Caller,
+    error::{BODY, Code, DATABASE, Fail, Problem, refusals},
+    field::{RefreshToken, Text},
+    json::{Body, Json},
+    refresh_token::{self, TokenSecret},
+};
+
+/// A refresh token.
+#[derive(Object, Deserialize)]
+#[oai(rename_all = "camelCase", deny_unknown_fields, example)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RefreshRequest {
+    refresh_token: Text<RefreshToken>,
+}
+
+impl Body for RefreshRequest {}
+
+impl Example for RefreshRequest {
+    fn example() -> Self {
+        Self { refresh_token: format!("{}{}", refresh_token::PREFIX, "A".repeat(118)).into() }
+    }
+}
+
+refusals!(RefreshRefusals: BODY, DATABASE, [Code::InvalidRefreshToken]);
+
+/// Refreshing.
+pub struct RefreshApi;
+
+#[OpenApi(tag = "Tag::Sessions")]
+impl RefreshApi {
+    /// Refresh
+    ///
+    /// Safe to repeat: for a while (60 s by default, and until the successor is used) the same token is answered with the
+    /// same successor. An older token ends its session. Every refusal is the same.
+    #[oai(path = "/api/auth/refresh", method = "post", operation_id = "refresh")]
+    async fn refresh(
+        &self,
+        app: Data<&Arc<App>>,
+        caller: Caller,
+        Json(body): Json<RefreshRequest>,
+    ) -> Result<Json<AuthResponse>, Fail<RefreshRefusals>> {
+        let (grant, secret) = rotate(&app, &caller, &body.refresh_token).await?;
+        Ok(Json(auth_response(&app, *grant, &secret)?))
+    }
+}
+
+/// Rotates the session of a refresh token. Whatever is wrong with it, the refusal is the same.
+pub async fn rotate(
+    app: &App,
+    caller: &Caller,
+    token: &Text<RefreshToken>,
+) -> Result<(Box<Grant>, TokenSecret), Problem> {
+    let refused = Problem::from(Code::InvalidRefreshToken);
+    let keys = &app.token_keys;
+    let presented = refresh_token::decode(keys, token.checked()?).ok_or(refused.clone())?;
+
+    let nonce = presented.new_nonce();
+    let next = presented.generation.checked_add(1).ok_or(refused.clone())?;
+    let successor = presented.successor(keys, nonce, next).ok_or(refused.clone())?;
+    let grant = match app.db.rotate_session_token(&presented, successor.verifier(), nonce, caller).await? {
+        Rotation::Granted(grant) => grant,
+        Rotation::Refused(outcome) => {
+            tracing::info!(outcome, session_id = %presented.session_id, "a refresh was refused");
+            return Err(refused);
+        }
+    };
+    // A retry is told the nonce of the rotation that it repeats, and derives the same successor from it.
+    let nonce = grant.rotation_nonce.unwrap_or(nonce);
+    let secret = presented.successor(keys, nonce, grant.generation).ok_or_else(|| {
+        tracing::warn!("a retry came after the key that made its successor was removed from HMAC_SECRETS");
+        refused
+    })?;
+    Ok((grant, secret))
+}
