@@ -23,7 +23,7 @@ macro_rules! codes {
     ($($(#[doc = $meaning:literal])+ $name:ident = $status:ident, $detail:literal;)+) => {
         /// What went wrong, in a word that never changes: clients switch on it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Enum)]
-        #[oai(rename_all = "snake_case")]
+        #[oai(rename_all = "snake_case", rename = "ErrorCode")]
         pub enum Code { $($(#[doc = $meaning])+ $name,)+ }
 
         impl Code {

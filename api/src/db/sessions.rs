@@ -34,6 +34,8 @@ pub struct Grant {
     pub idle_expires_at: DateTime<Utc>,
     /// When it ends in any case.
     pub expires_at: DateTime<Utc>,
+    /// When the jti stops proving anything to the database.
+    pub access_expires_at: DateTime<Utc>,
     /// Whose it is.
     pub profile: Profile,
 }
@@ -111,6 +113,7 @@ impl Grant {
             amr: named(row, "amr")?,
             idle_expires_at: named(row, "idle_expires_at")?,
             expires_at: named(row, "expires_at")?,
+            access_expires_at: named(row, "access_expires_at")?,
             profile: Profile::read(row)?,
         }))
     }

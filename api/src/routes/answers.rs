@@ -183,7 +183,9 @@ impl Example for Revoked {
 
 /// Tokens for an open session: signs the one, encodes the other.
 pub fn token_pair(app: &App, grant: &Grant, secret: &TokenSecret) -> Result<TokenPair, Problem> {
-    let (iat, seconds) = (grant.issued_at.timestamp(), app.access_token_ttl.as_secs() as i64);
+    let iat = grant.issued_at.timestamp();
+    // Never longer than the database goes by it: a token that it refuses must not look valid.
+    let seconds = (app.access_token_ttl.as_secs() as i64).min(grant.access_expires_at.timestamp() - iat);
     let claims = Claims {
         iss: app.access_tokens.issuer().into(),
         aud: app.access_tokens.audience().into(),
