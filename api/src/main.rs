@@ -17,7 +17,11 @@ mod routes;
 mod server;
 mod upkeep;
 
-use std::{io::Write, process::ExitCode, sync::Arc};
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use clap::{Parser, Subcommand};
 use tokio::{
@@ -76,7 +80,7 @@ fn init_log(LogConfig { format, filter }: LogConfig) -> Result<(), String> {
     let filter = EnvFilter::try_new(&filter).map_err(|error| format!("RUST_LOG={filter} cannot be used: {error}."))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
-        LogFormat::Pretty => log.with_target(false).init(),
+        LogFormat::Pretty => log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().flatten_event(true).with_current_span(true).with_span_list(false).init(),
     }
     Ok(())

@@ -37,8 +37,9 @@ pub struct ListedSession {
 impl Db {
     /// Who this is.
     pub async fn me(&self, who: &Credential) -> Result<Option<Me>, Problem> {
+        // The case makes the second call need the first one's row: the planner may not turn them round.
         let sql = "select a.auth_time, p.* from auth.assume_session(session_id => $1, jti => $2) a \
-            join lateral auth.session_profile(a.session_id) p on true";
+            join lateral auth.session_profile(case when a.user_id is not null then $1 end) p on true";
         let Some(row) = self.optional(sql, &[&who.session_id, &who.jti]).await? else { return Ok(None) };
         Ok(Some(Me { profile: Profile::read(&row)?, auth_time: named(&row, "auth_time")? }))
     }
@@ -88,8 +89,8 @@ impl Db {
 
     /// Ends this session.
     pub async fn log_out(&self, who: &Credential, request_id: &str) -> Result<Option<u32>, Problem> {
-        let sql = "select auth.revoke_session(session_id => a.session_id, reason => 'logged_out', \
-                correlation_id => $3) from auth.assume_session(session_id => $1, jti => $2) a";
+        let sql = "select auth.revoke_session(session_id => $1, reason => 'logged_out', correlation_id => $3) \
+            from auth.assume_session(session_id => $1, jti => $2)";
         let row = self.optional(sql, &[&who.session_id, &who.jti, &request_id]).await?;
         row.map(|row| column::<bool>(&row, 0).map(u32::from)).transpose()
     }
