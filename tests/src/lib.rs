@@ -25,6 +25,7 @@
 //! |---|---|
 //! | [`cluster`] | the shared cluster, and [`OwnCluster`] for tests that crash or restore a whole one |
 //! | [`db`] | [`TestDb`] |
+//! | [`sql`] | one value, an error's SQLSTATE, the audit trail, time that passes |
 //! | [`tokens`] | secrets, proofs and verifiers, and sessions opened and rotated in SQL |
 //! | [`server`] | [`Server`]: the service as a process |
 //! | [`http`] | [`Api`]: a client of it |
@@ -36,6 +37,7 @@ pub mod cluster;
 pub mod db;
 pub mod http;
 pub mod server;
+pub mod sql;
 pub mod tokens;
 
 pub use cluster::{Cluster, OwnCluster};

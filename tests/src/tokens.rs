@@ -96,7 +96,8 @@ pub const OUTCOME_COLUMNS: &str = "outcome, session_id, family_id, user_id, orga
      extract(epoch from retry_after)::float8 as retry_after";
 
 impl Outcome {
-    fn from_row(row: &Row) -> Self {
+    /// Reads the row of a query of [`OUTCOME_COLUMNS`].
+    pub fn from_row(row: &Row) -> Self {
         Self {
             outcome: row.get("outcome"),
             session_id: row.get("session_id"),
@@ -123,7 +124,8 @@ impl Outcome {
         self.token.unwrap_or_else(|| panic!("{outcome} grants no token"))
     }
 
-    fn granting(mut self, secret: Secret) -> Self {
+    /// The same with the token that it grants to who knows the secret, when it grants one.
+    pub fn granting(mut self, secret: Secret) -> Self {
         if let (Some(session_id), Some(generation), Some(ticket)) =
             (self.session_id, self.generation, self.ticket.clone())
         {
