@@ -1,5 +1,6 @@
 //! A fresh database for each test.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio_postgres::Client;
@@ -54,14 +55,27 @@ impl TestDb {
         self.superuser().await.batch_execute(&statement).await.expect("alter database");
     }
 
-    /// How many statements clients have sent to this database, by text. (Needs the statistics of the whole cluster, so
-    /// it is read from the database `postgres`.)
-    pub async fn statements(&self) -> Vec<(String, i64)> {
+    /// How many rows each table has: what must be the same before and after a refused request.
+    pub async fn row_counts(&self) -> BTreeMap<String, i64> {
+        let admin = self.superuser().await;
+        let listed = "select relname::text from pg_class where relnamespace = 'auth'::regnamespace and relkind = 'r'";
+        let tables = admin.query(listed, &[]).await.expect("tables");
+        let mut counts = BTreeMap::new();
+        for table in tables.iter().map(|row| row.get::<_, String>(0)) {
+            let count = admin.query_one(&format!("select count(*) from auth.{table}"), &[]).await.expect("count");
+            counts.insert(table, count.get(0));
+        }
+        counts
+    }
+
+    /// How often each statement was sent to this database by its service. (The statistics are the whole cluster's, so
+    /// they are read from the database `postgres`.)
+    pub async fn statements(&self) -> BTreeMap<String, i64> {
         let admin = self.cluster.connect("postgres", "postgres").await;
         let rows = admin
             .query(
                 "select s.query, s.calls from pg_stat_statements s join pg_database d on d.oid = s.dbid
-                 where d.datname = $1 and s.toplevel order by s.query",
+                 where d.datname = $1 and s.toplevel and s.userid = 'auth_service'::regrole",
                 &[&self.name],
             )
             .await

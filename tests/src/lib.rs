@@ -29,6 +29,7 @@
 //! | [`tokens`] | secrets, proofs and verifiers, and sessions opened and rotated in SQL |
 //! | [`server`] | [`Server`]: the service as a process |
 //! | [`http`] | [`Api`]: a client of it |
+//! | [`wire`] | refresh tokens and JWTs taken apart and forged |
 //!
 //! Time passes by moving rows or settings (see [`TestDb::set`]), never by sleeping. A condition that comes about by
 //! itself is waited for with [`eventually`].
@@ -39,6 +40,7 @@ pub mod http;
 pub mod server;
 pub mod sql;
 pub mod tokens;
+pub mod wire;
 
 pub use cluster::{Cluster, OwnCluster};
 pub use db::TestDb;

@@ -13,11 +13,22 @@ use crate::cluster::env_path;
 use crate::{Api, TestDb};
 
 /// The `HMAC_SECRETS` of every server that is not told others.
-pub const HMAC_KEY: [u8; 32] = [1; 32];
+pub const HMAC_KEY: [u8; 32] = test_key(1);
 /// The `PASSWORD_PEPPERS` of every server that is not told others.
-pub const PEPPER: [u8; 32] = [2; 32];
+pub const PEPPER: [u8; 32] = test_key(2);
 /// The `JWT_SIGNING_KEYS` of every server that is not told others: an Ed25519 seed.
-pub const JWT_SEED: [u8; 32] = [3; 32];
+pub const JWT_SEED: [u8; 32] = test_key(3);
+
+/// A key for tests: another one for each number, and random enough for the service to take it.
+pub const fn test_key(number: u8) -> [u8; 32] {
+    let mut key = [number; 32];
+    let mut i = 0;
+    while i < 31 {
+        key[i] = i as u8;
+        i += 1;
+    }
+    key
+}
 
 /// A key as the service's settings spell it.
 pub fn key(bytes: &[u8]) -> String {
@@ -100,6 +111,17 @@ impl Server {
     fn signal(&self, signal: rustix::process::Signal) {
         let pid = self.child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)).expect("it has ended");
         rustix::process::kill_process(pid, signal).expect("kill");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Shown with the test that failed: what the service had to complain about.
+        if std::thread::panicking() {
+            let log = self.log();
+            let complaints = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR"));
+            eprintln!("auth-api at {}: {:#?}", self.url, complaints.collect::<Vec<_>>());
+        }
     }
 }
 
