@@ -40,9 +40,12 @@ begin
     return answer;
   end if;
 
-  -- The lock order of the whole product: the user, then the sessions. It keeps a replay, a disable and a password
-  -- change from passing each other.
-  perform from auth.users u where u.id = s.user_id for no key update;
+  -- The session's lock alone. Whoever waited in the fast path and missed holds it already (an UPDATE that finds its row
+  -- changed locks it before it looks again), so nobody may wait for the user's lock here: others hold that one and wait
+  -- for the session's. Where a replay ends all of its user it is needed; then nobody went through the fast path.
+  if auth.setting('replay_scope') = 'user' then
+    perform from auth.users u where u.id = s.user_id for no key update;
+  end if;
   select x.* into s from auth.sessions x where x.id = settle_rotation.session_id for no key update;
   if not found then
     return answer;
@@ -116,7 +119,7 @@ $$;
 comment on function auth.grant_of is 'Internal. What a session''s holder is given.';
 
 -- A replay: end the family (or, by auth_sessions.replay_scope, everything of the user), say so, in this transaction.
--- The caller holds the locks of user and session.
+-- The caller holds the session's lock, which for a family is enough; and the user's, where everything ends.
 create function auth.burn_family(
   s auth.sessions, presented_generation int, presented_jti uuid, correlation_id text, ip inet, user_agent text
 ) returns void
@@ -133,7 +136,7 @@ begin
   perform auth.revoke_live_sessions(
     s.user_id, of_family => case auth.setting('replay_scope') when 'family' then s.family_id end,
     action => 'session_family_revoked', reason => 'token_replay', severity => 'critical',
-    correlation_id => correlation_id, ip => ip, user_agent => user_agent);
+    correlation_id => correlation_id, ip => ip, user_agent => user_agent, lock_user => false);
 end
 $$;
 comment on function auth.burn_family is 'Internal. What a replay does.';

@@ -47,7 +47,8 @@ create function auth.revoke_live_sessions(
   of_user uuid, of_session uuid default null, of_family uuid default null, of_organization uuid default null,
   but_not uuid default null, keep_newest int default 0,
   action text default 'session_revoked', reason text default 'session_revoked', severity text default 'info',
-  correlation_id text default null, ip inet default null, user_agent text default null
+  correlation_id text default null, ip inet default null, user_agent text default null,
+  lock_user boolean default true
 ) returns int
   language plpgsql volatile parallel unsafe
   as $$
@@ -56,7 +57,9 @@ declare
   live uuid[];
   ended auth.sessions;
 begin
-  perform from auth.users u where u.id = of_user for no key update;
+  if lock_user then
+    perform from auth.users u where u.id = of_user for no key update;
+  end if;
   -- Locked in the order of their ids, so that two who end several sessions at once cannot deadlock.
   perform from auth.sessions s
     where s.user_id = of_user and s.revoked_at is null

@@ -159,7 +159,11 @@ fn rotate_session_token(
         );
     }
     Spi::connect_mut(|client| {
-        if let Some(rotated) = request.rotate(client)? {
+        // Whoever waits in the fast path and misses holds the session's lock. Where a replay needs the user's as well,
+        // which comes before it, everybody takes the locks in their order first.
+        if !settings::replay_ends_all_of_its_user()
+            && let Some(rotated) = request.rotate(client)?
+        {
             return Ok(rotated);
         }
         let settled = request.settle(client)?;

@@ -120,6 +120,11 @@ pub fn access_token_ttl_seconds() -> i32 {
     ACCESS_TOKEN_TTL.get()
 }
 
+/// Whether a replay ends every session of its user, not only the family.
+pub fn replay_ends_all_of_its_user() -> bool {
+    REPLAY_SCOPE.get() == ReplayScope::user
+}
+
 /// Whether plain refreshes and retries are audited.
 pub fn audits_everything() -> bool {
     AUDIT_LEVEL.get() == AuditLevel::all
