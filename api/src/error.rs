@@ -148,6 +148,12 @@ impl From<Code> for Problem {
     }
 }
 
+impl From<(Code, &'static str)> for Problem {
+    fn from((code, detail): (Code, &'static str)) -> Self {
+        Self::with_detail(code, detail)
+    }
+}
+
 impl Problem {
     /// With a sentence of its own. It must not repeat a secret, and nothing that a library or the database said.
     pub fn with_detail(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
@@ -227,8 +233,14 @@ pub trait Refusals: Send + Sync + 'static {
 }
 
 /// What every operation with a body may answer.
-pub const BODY: &[Code] =
-    &[Code::MalformedJson, Code::RequestTimeout, Code::BodyTooLarge, Code::UnsupportedMediaType, Code::InvalidRequest];
+pub const BODY: &[Code] = &[
+    Code::BadRequest,
+    Code::MalformedJson,
+    Code::RequestTimeout,
+    Code::BodyTooLarge,
+    Code::UnsupportedMediaType,
+    Code::InvalidRequest,
+];
 /// What every operation that asks the database may answer.
 pub const DATABASE: &[Code] = &[Code::DatabaseUnavailable, Code::Overloaded];
 /// What every operation for a logged-in user may answer.

@@ -18,7 +18,7 @@ use crate::error::{Code, Problem};
 /// A rule for a text field.
 pub trait Rule: Send + Sync + 'static {
     /// The refusal of a value that does not fit.
-    const CODE: Code;
+    fn refusal() -> Problem;
     /// What the document says.
     fn schema() -> MetaSchema;
     /// Whether a value fits.
@@ -34,7 +34,7 @@ pub struct Text<R> {
 impl<R: Rule> Text<R> {
     /// The value, when it fits its rule.
     pub fn checked(&self) -> Result<&str, Problem> {
-        if R::fits(&self.value) { Ok(&self.value) } else { Err(R::CODE.into()) }
+        if R::fits(&self.value) { Ok(&self.value) } else { Err(R::refusal()) }
     }
 }
 
@@ -117,11 +117,13 @@ fn is_control(c: char) -> bool {
 }
 
 macro_rules! rule {
-    ($(#[doc = $doc:literal])+ $name:ident, $code:ident, $schema:expr, $fits:expr) => {
+    ($(#[doc = $doc:literal])+ $name:ident, $refusal:expr, $schema:expr, $fits:expr) => {
         $(#[doc = $doc])+
         pub struct $name;
         impl Rule for $name {
-            const CODE: Code = Code::$code;
+            fn refusal() -> Problem {
+                $refusal.into()
+            }
             fn schema() -> MetaSchema {
                 $schema
             }
@@ -135,7 +137,7 @@ macro_rules! rule {
 
 rule! {
     /// An address that mail can be sent to.
-    Email, InvalidEmail, MetaSchema { format: Some("email"), ..text(3, 254) }, |value| {
+    Email, Code::InvalidEmail, MetaSchema { format: Some("email"), ..text(3, 254) }, |value| {
         let options = Options::default().with_required_tld().without_display_text().without_domain_literal();
         // The database wants exactly one @: a quoted local part is for other systems.
         value.len() <= 254
@@ -146,43 +148,43 @@ rule! {
 }
 rule! {
     /// An address to log in with: one of the wrong form belongs to nobody, and that is all there is to say.
-    LoginEmail, InvalidRequest, text(1, 254), |value| count(value, 1, 254)
+    LoginEmail, (Code::InvalidRequest, "The e-mail must have 1 to 254 characters."), text(1, 254), |value| count(value, 1, 254)
 }
 rule! {
     /// A password to be set.
-    NewPassword, InvalidPassword, MetaSchema { format: Some("password"), ..text(8, 128) }, |value| count(value, 8, 128)
+    NewPassword, Code::InvalidPassword, MetaSchema { format: Some("password"), ..text(8, 128) }, |value| count(value, 8, 128)
 }
 rule! {
     /// A password to log in with.
-    LoginPassword, InvalidRequest, MetaSchema { format: Some("password"), ..text(1, 128) }, |value| count(value, 1, 128)
+    LoginPassword, (Code::InvalidRequest, "The password must have 1 to 128 characters."), MetaSchema { format: Some("password"), ..text(1, 128) }, |value| count(value, 1, 128)
 }
 rule! {
     /// The name of a person or an organization.
-    Name, InvalidName, text(1, 200), |value| {
+    Name, Code::InvalidName, text(1, 200), |value| {
         count(value, 1, 200) && !value.chars().any(is_control) && !value.trim().is_empty()
     }
 }
 rule! {
     /// The name of an organization in URLs.
-    Slug, InvalidSlug, MetaSchema { pattern: Some("^[a-z0-9]+(-[a-z0-9]+)*$".into()), ..text(3, 50) }, |value| {
+    Slug, Code::InvalidSlug, MetaSchema { pattern: Some("^[a-z0-9]+(-[a-z0-9]+)*$".into()), ..text(3, 50) }, |value| {
         let part = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         (3..=50).contains(&value.len()) && value.split('-').all(part)
     }
 }
 rule! {
     /// What an organization says of itself.
-    Description, InvalidDescription, text(0, 2000), |value| count(value, 0, 2000)
+    Description, Code::InvalidDescription, text(0, 2000), |value| count(value, 0, 2000)
 }
 rule! {
     /// A web site.
-    Website, InvalidWebsite, MetaSchema { format: Some("uri"), pattern: Some("^https?://".into()), ..text(10, 500) }, |value| {
+    Website, Code::InvalidWebsite, MetaSchema { format: Some("uri"), pattern: Some("^https?://".into()), ..text(10, 500) }, |value| {
         let web = |uri: Uri| ["http", "https"].contains(&uri.scheme_str()?).then(|| uri.host().map(str::is_empty))?;
         count(value, 10, 500) && Uri::from_str(value).ok().and_then(web) == Some(false)
     }
 }
 rule! {
     /// A refresh token. Any other text is refused by [`crate::refresh_token::decode`], like one that was revoked.
-    RefreshToken, InvalidRefreshToken, MetaSchema { pattern: Some("^asr_[A-Za-z0-9_-]{118}$".into()), ..text(122, 122) }, |_| true
+    RefreshToken, Code::InvalidRefreshToken, MetaSchema { pattern: Some("^asr_[A-Za-z0-9_-]{118}$".into()), ..text(122, 122) }, |_| true
 }
 
 #[cfg(test)]

@@ -10,7 +10,11 @@ use poem_openapi::{
     registry::{MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchemaRef, Registry},
     types::{ToJSON, Type},
 };
-use serde::de::DeserializeOwned;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error},
+};
+use serde_json::Value;
 
 use crate::error::{Code, Problem};
 
@@ -130,11 +134,19 @@ async fn read(body: &mut RequestBody) -> Result<Vec<u8>, Problem> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    use serde_json::error::Category;
-    serde_json::from_slice(bytes).map_err(|error| match error.classify() {
-        Category::Data => Problem::with_detail(Code::InvalidRequest, without_values(&error.to_string())),
-        Category::Syntax | Category::Eof | Category::Io => Code::MalformedJson.into(),
-    })
+    match serde_json::from_slice(bytes) {
+        Err(_) => return Err(Code::MalformedJson.into()),
+        Ok(Value::Object(_)) => {}
+        Ok(_) => return Err(Problem::with_detail(Code::InvalidRequest, "The body must be a JSON object.")),
+    }
+    serde_json::from_slice(bytes)
+        .map_err(|error| Problem::with_detail(Code::InvalidRequest, without_values(&error.to_string())))
+}
+
+/// For an optional object within an object: serde's derive would also take a list of its fields' values in order.
+pub fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let object = Option::<serde_json::Map<String, Value>>::deserialize(deserializer)?;
+    object.map(|fields| serde_json::from_value(Value::Object(fields)).map_err(D::Error::custom)).transpose()
 }
 
 /// serde's sentence without what it found: `invalid type: string "…", expected a boolean` may hold a password in the
@@ -162,6 +174,15 @@ mod tests {
     struct Sample {
         email: String,
         all: Option<bool>,
+        #[serde(default, deserialize_with = "object")]
+        inner: Option<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)] // only parsed
+    struct Inner {
+        name: String,
     }
 
     fn refused(body: &[u8]) -> (Code, String) {
@@ -170,16 +191,31 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_and_what_has_another_form_are_told_apart() {
+    fn what_is_no_json_is_told_from_what_has_another_form() {
         for body in
             [&b""[..], b"{", b"nonsense", b"{\"email\":\"\xff\"}", b"{\"email\":\"a\"} {}", b"{\"email\":\"\\ud800\"}"]
         {
             assert_eq!(refused(body).0, Code::MalformedJson, "{body:?}");
         }
-        for body in [&b"[]"[..], b"null", b"{}", b"{\"email\":1}", b"{\"email\":\"\",\"x\":1}"] {
+        for body in [
+            &b"[]"[..],
+            b"null",
+            b"{}",
+            b"{\"email\":1}",
+            b"{\"email\":\"\",\"x\":1}",
+            b"{\"email\":\"\",\"email\":\"\"}",
+            b"{\"email\":\"\",\"inner\":{}}",
+            b"{\"email\":\"\",\"inner\":{\"name\":\"\",\"x\":1}}",
+        ] {
             assert_eq!(refused(body).0, Code::InvalidRequest, "{body:?}");
         }
-        assert!(parse::<Sample>(b"{\"email\":\"a\"}").is_ok());
+        assert!(parse::<Sample>(br#"{"email":"a","all":null,"inner":{"name":"b"}}"#).is_ok());
+    }
+
+    #[test]
+    fn a_list_is_no_object() {
+        assert_eq!(refused(br#"["a",true,{"name":"b"}]"#).0, Code::InvalidRequest);
+        assert_eq!(refused(br#"{"email":"a","inner":["b"]}"#).0, Code::InvalidRequest);
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl Example for SlugAvailability {
     }
 }
 
-refusals!(SlugRefusals: DATABASE, [Code::InvalidSlug]);
+refusals!(SlugRefusals: DATABASE, [Code::BadRequest, Code::InvalidSlug]);
 
 /// Organizations.
 pub struct OrganizationsApi;

@@ -19,7 +19,7 @@ use crate::{
     device::Caller,
     error::{BODY, Code, DATABASE, Fail, refusals},
     field::{Description, Email, Name, NewPassword, Slug, Text, Website},
-    json::{Body, Json},
+    json::{self, Body, Json},
     refresh_token::TokenSecret,
 };
 
@@ -54,6 +54,7 @@ struct SignUpRequest {
     name: Text<Name>,
     /// `INDIVIDUAL` when left out.
     user_type: Option<SignUpUserType>,
+    #[serde(default, deserialize_with = "json::object")]
     organization: Option<NewOrganization>,
 }
 
