@@ -113,9 +113,12 @@ impl Db {
                 );
                 Code::Overloaded.into()
             }
-            PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => problem(&error),
+            PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
+                log_unreachable(&error);
+                Code::DatabaseUnavailable.into()
+            }
             error => {
-                tracing::error!(%error, "no connection to the database");
+                tracing::warn!(%error, "no connection to the database");
                 Code::DatabaseUnavailable.into()
             }
         })
@@ -166,12 +169,11 @@ fn refused(connection: Object, error: &Error) -> Problem {
 /// quote values.
 fn problem(error: &Error) -> Problem {
     let Some(db) = error.as_db_error() else {
-        let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
         if error.is_closed() || cause_is_io(error) {
-            tracing::warn!(%error, cause, "the database cannot be reached");
+            log_unreachable(error);
             return Code::DatabaseUnavailable.into();
         }
-        tracing::error!(%error, cause, "talking to the database failed");
+        tracing::error!(%error, cause = cause(error), "talking to the database failed");
         return Code::InternalError.into();
     };
     let code = db.code();
@@ -196,15 +198,19 @@ fn problem(error: &Error) -> Problem {
     }
 }
 
-fn cause_is_io(error: &Error) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if error.is::<std::io::Error>() {
-            return true;
-        }
-        cause = error.source();
+fn log_unreachable(error: &Error) {
+    match error.as_db_error() {
+        Some(db) => tracing::warn!(code = db.code().code(), message = db.message(), "the database cannot be reached"),
+        None => tracing::warn!(%error, cause = cause(error), "the database cannot be reached"),
     }
-    false
+}
+
+fn cause(error: &Error) -> String {
+    std::error::Error::source(error).map(ToString::to_string).unwrap_or_default()
+}
+
+fn cause_is_io(error: &Error) -> bool {
+    std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>())
 }
 
 /// A column by position. A type that does not fit is a bug, or another version of the extension.
