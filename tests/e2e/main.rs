@@ -7,3 +7,5 @@ mod recovery;
 mod refresh_http;
 mod rotation;
 mod rotation_audit;
+mod rotation_races;
+mod sessions_races;

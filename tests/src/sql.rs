@@ -1,11 +1,15 @@
 //! Small things that tests which speak SQL need again and again: one value, an error's SQLSTATE, the audit trail, and
 //! time that passes by moving rows.
 
+use std::sync::Arc;
+
 use futures_util::{StreamExt, stream};
 use tokio_postgres::types::{FromSql, ToSql};
 use tokio_postgres::{AsyncMessage, Client, Error, NoTls};
 use uuid::Uuid;
 
+use crate::TestDb;
+use crate::all_at_once;
 use crate::tokens::{OUTCOME_COLUMNS, Outcome, PASSWORD, Secret, password_proof};
 
 /// Parameters of a statement.
@@ -154,4 +158,32 @@ impl Listener {
             }
         }
     }
+}
+
+/// Held by a test that opens connections by the hundred: two such at once would be more than the cluster allows.
+pub static CROWD: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Many connections of one login, opened before anything races.
+pub async fn connections(db: &TestDb, login: &str, count: usize) -> Vec<Arc<Client>> {
+    let mut clients = Vec::with_capacity(count);
+    for _ in 0..count {
+        clients.push(Arc::new(db.connect_as(login).await));
+    }
+    clients
+}
+
+/// Releases all at once: calls `task` with each of the clients, and returns what each came to.
+pub async fn race<T, F>(clients: &[Arc<Client>], mut task: impl FnMut(usize, Arc<Client>) -> F) -> Vec<T>
+where
+    F: Future<Output = T> + Send + 'static,
+    T: Send + 'static,
+{
+    all_at_once(clients.len(), |n, start| {
+        let work = task(n, clients[n].clone());
+        async move {
+            start.wait().await;
+            work.await
+        }
+    })
+    .await
 }
