@@ -184,7 +184,7 @@ async fn around<E: Endpoint>(endpoint: Arc<E>, mut request: Request, methods: Ar
     set_headers(&mut response, &id);
 
     let status = response.status().as_u16();
-    let milliseconds = started.elapsed().as_secs_f64() * 1000.0;
+    let milliseconds = started.elapsed().as_micros() as f64 / 1000.0;
     span.in_scope(|| tracing::info!(%method, operation, status, milliseconds, "answered"));
     Ok(response)
 }

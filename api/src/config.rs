@@ -51,7 +51,11 @@ const SETTINGS: &[(&str, &str, &str)] = &[
     ("ARGON2_CONCURRENCY", "the number of processors", "Hashes at once; each takes its memory"),
     ("ARGON2_QUEUE", "64", "Hashes that may wait; beyond it the answer is 503"),
     ("LOG_FORMAT", "pretty", "pretty or json; the log goes to standard error"),
-    ("RUST_LOG", "info", "What to log, in the syntax of tracing's EnvFilter"),
+    (
+        "RUST_LOG",
+        "info",
+        "What to log, in the syntax of tracing's EnvFilter; below info, only of auth_api itself: libraries would print e-mails and proofs there",
+    ),
 ];
 
 /// The settings as text, for `--help`.

@@ -20,8 +20,7 @@ use crate::{
 
 const SCHEME: &str = "bearer";
 
-/// An authentic access token.
-#[derive(Clone, Debug)]
+/// An authentic access token. No Debug: the jti is for its owner only.
 pub struct Credential {
     /// The session it belongs to.
     pub session_id: Uuid,

@@ -28,7 +28,13 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{FilterExt, filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::{
     app::App,
@@ -78,11 +84,14 @@ fn serve() -> Result<(), String> {
 
 fn init_log(LogConfig { format, filter }: LogConfig) -> Result<(), String> {
     let filter = EnvFilter::try_new(&filter).map_err(|error| format!("RUST_LOG={filter} cannot be used: {error}."))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Pretty => log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => log.json().flatten_event(true).with_current_span(true).with_span_list(false).init(),
-    }
+    // Libraries are heard from info up, whatever RUST_LOG says: at debug, tokio-postgres prints the parameters.
+    let harmless = filter_fn(|event| event.target().starts_with("auth_api") || *event.level() <= Level::INFO);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        LogFormat::Pretty => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(filter.and(harmless))).init();
     Ok(())
 }
 

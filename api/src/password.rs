@@ -162,6 +162,7 @@ impl Passwords {
         let worker = self.workers.clone().acquire_owned().await.map_err(|_| Problem::from(Code::InternalError))?;
         let password = Zeroizing::new(password.to_owned());
         let memory = self.memory.clone();
+        let usual = self.params.memory_kib as usize;
         let span = tracing::Span::current();
         // The permit goes with the work: a client that hangs up must not make room for another hash while its own still
         // runs.
@@ -170,7 +171,10 @@ impl Passwords {
             let _worker = worker;
             let mut blocks = memory.lock().ok().and_then(|mut free| free.pop()).unwrap_or_default();
             let output = hash(&password, &salt, params, &mut blocks);
-            if let Ok(mut free) = memory.lock() {
+            // What an older, more expensive verifier needed is not kept for ever.
+            if blocks.len() <= usual
+                && let Ok(mut free) = memory.lock()
+            {
                 free.push(blocks);
             }
             output
@@ -224,7 +228,7 @@ mod tests {
             "m=65536,t=0,p=1",
             "m=7,t=1,p=1",
             "m=64,t=1,p=0",
-            "m=64,t=1,p=17",
+            "m=65536,t=1,p=17",
             "m=1048577,t=1,p=1",
             "m=1048576,t=9,p=1",
             "m=-1,t=1,p=1",

@@ -224,13 +224,15 @@ impl Db {
         account: NewAccount<'_>,
         password: &NewVerifier,
         token: &TokenSecret,
+        idle_seconds: f64,
         caller: &Caller,
     ) -> Result<SignUp, Problem> {
         let sql = "select r.*, p.* \
             from auth.sign_up(email => $1, name => $2, user_type => $3, password_salt => $4, password_params => $5, \
                 pepper_id => $6, password_verifier => $7, token_verifier => $8, organization_name => $9, \
                 organization_slug => $10, organization_description => $11, organization_website => $12, ip => $13, \
-                user_agent => $14, device_hash => $15, device_name => $16, correlation_id => $17) r \
+                user_agent => $14, device_hash => $15, device_name => $16, correlation_id => $17, \
+                idle_ttl => make_interval(secs => $18)) r \
             left join lateral auth.session_profile(r.session_id) p on true";
         let row = self
             .one(
@@ -253,6 +255,7 @@ impl Db {
                     &caller.device_hash.as_ref().map(<[u8; 32]>::as_slice),
                     &caller.device_name,
                     &caller.request_id,
+                    &idle_seconds,
                 ],
             )
             .await?;

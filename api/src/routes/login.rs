@@ -24,7 +24,7 @@ use crate::{
 #[derive(Object, Deserialize)]
 #[oai(rename_all = "camelCase", deny_unknown_fields, example)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct LoginRequest {
+pub struct LoginRequest {
     email: Text<LoginEmail>,
     password: Text<LoginPassword>,
 }
@@ -54,19 +54,14 @@ impl LoginApi {
         caller: Caller,
         Json(body): Json<LoginRequest>,
     ) -> Result<Json<AuthResponse>, Fail<LoginRefusals>> {
-        let (grant, secret) = log_in(&app, &caller, &body.email, &body.password).await?;
+        let (grant, secret) = log_in(&app, &caller, &body).await?;
         Ok(Json(auth_response(&app, *grant, &secret)?))
     }
 }
 
 /// Opens a session for an e-mail and a password.
-pub async fn log_in(
-    app: &App,
-    caller: &Caller,
-    email: &Text<LoginEmail>,
-    password: &Text<LoginPassword>,
-) -> Result<(Box<Grant>, TokenSecret), Problem> {
-    let (email, password) = (email.checked()?, password.checked()?);
+pub async fn log_in(app: &App, caller: &Caller, login: &LoginRequest) -> Result<(Box<Grant>, TokenSecret), Problem> {
+    let (email, password) = (login.email.checked()?, login.password.checked()?);
     // The password may change between the database's two answers; then the second says so, once is enough, and whoever
     // changes it faster than that can wait.
     for _ in 0..2 {

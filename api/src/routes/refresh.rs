@@ -24,7 +24,7 @@ use crate::{
 #[derive(Object, Deserialize)]
 #[oai(rename_all = "camelCase", deny_unknown_fields, example)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct RefreshRequest {
+pub struct RefreshRequest {
     refresh_token: Text<RefreshToken>,
 }
 
@@ -54,7 +54,7 @@ impl RefreshApi {
         caller: Caller,
         Json(body): Json<RefreshRequest>,
     ) -> Result<Json<AuthResponse>, Fail<RefreshRefusals>> {
-        let (grant, secret) = rotate(&app, &caller, &body.refresh_token).await?;
+        let (grant, secret) = rotate(&app, &caller, &body).await?;
         Ok(Json(auth_response(&app, *grant, &secret)?))
     }
 }
@@ -63,11 +63,11 @@ impl RefreshApi {
 pub async fn rotate(
     app: &App,
     caller: &Caller,
-    token: &Text<RefreshToken>,
+    refresh: &RefreshRequest,
 ) -> Result<(Box<Grant>, TokenSecret), Problem> {
     let refused = Problem::from(Code::InvalidRefreshToken);
     let keys = &app.token_keys;
-    let presented = refresh_token::decode(keys, token.checked()?).ok_or(refused.clone())?;
+    let presented = refresh_token::decode(keys, refresh.refresh_token.checked()?).ok_or(refused.clone())?;
 
     let nonce = presented.new_nonce();
     let next = presented.generation.checked_add(1).ok_or(refused.clone())?;

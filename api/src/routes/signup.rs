@@ -124,7 +124,8 @@ impl SignUpApi {
         };
         let verifier = app.passwords.new_verifier(password).await?;
         let secret = TokenSecret::random();
-        match app.db.sign_up(account, &verifier, &secret, &caller).await? {
+        let idle = app.refresh_token_ttl.as_secs_f64();
+        match app.db.sign_up(account, &verifier, &secret, idle, &caller).await? {
             SignUp::SignedUp(grant) => Ok(SignedUp::Created(Json(auth_response(&app, *grant, &secret)?))),
             SignUp::EmailTaken => Err(Code::EmailTaken.into()),
             SignUp::SlugTaken => Err(Code::SlugTaken.into()),

@@ -3,52 +3,21 @@
 use std::sync::Arc;
 
 use poem::web::Data;
-use poem_openapi::{Object, OpenApi, Union, types::Example};
+use poem_openapi::{OpenApi, Union};
 use serde::Deserialize;
 
 use super::{
     Tag,
     answers::{TokenPair, token_pair},
-    login::log_in,
-    refresh::rotate,
+    login::{LoginRequest, log_in},
+    refresh::{RefreshRequest, rotate},
 };
 use crate::{
     app::App,
     device::Caller,
     error::{BODY, Code, DATABASE, Fail, refusals},
-    field::{LoginEmail, LoginPassword, RefreshToken, Text},
     json::{Body, Json},
-    refresh_token,
 };
-
-/// E-mail and password.
-#[derive(Object, Deserialize)]
-#[oai(rename_all = "camelCase", deny_unknown_fields, example)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct PasswordGrant {
-    email: Text<LoginEmail>,
-    password: Text<LoginPassword>,
-}
-
-impl Example for PasswordGrant {
-    fn example() -> Self {
-        Self { email: "ada@example.org".to_owned().into(), password: "correct horse battery staple".to_owned().into() }
-    }
-}
-
-/// A refresh token.
-#[derive(Object, Deserialize)]
-#[oai(rename_all = "camelCase", deny_unknown_fields, example)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct RefreshTokenGrant {
-    refresh_token: Text<RefreshToken>,
-}
-
-impl Example for RefreshTokenGrant {
-    fn example() -> Self {
-        Self { refresh_token: format!("{}{}", refresh_token::PREFIX, "A".repeat(118)).into() }
-    }
-}
 
 /// What is traded for a pair of tokens; `grantType` tells which.
 #[derive(Union, Deserialize)]
@@ -57,10 +26,10 @@ impl Example for RefreshTokenGrant {
 enum TokenRequest {
     #[oai(mapping = "password")]
     #[serde(rename = "password")]
-    Password(PasswordGrant),
+    Password(LoginRequest),
     #[oai(mapping = "refresh_token")]
     #[serde(rename = "refresh_token")]
-    RefreshToken(RefreshTokenGrant),
+    RefreshToken(RefreshRequest),
 }
 
 impl Body for TokenRequest {}
@@ -83,8 +52,8 @@ impl TokenApi {
         Json(body): Json<TokenRequest>,
     ) -> Result<Json<TokenPair>, Fail<TokenRefusals>> {
         let (grant, secret) = match body {
-            TokenRequest::Password(grant) => log_in(&app, &caller, &grant.email, &grant.password).await?,
-            TokenRequest::RefreshToken(grant) => rotate(&app, &caller, &grant.refresh_token).await?,
+            TokenRequest::Password(login) => log_in(&app, &caller, &login).await?,
+            TokenRequest::RefreshToken(refresh) => rotate(&app, &caller, &refresh).await?,
         };
         Ok(Json(token_pair(&app, &grant, &secret)?))
     }
