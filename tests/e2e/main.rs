@@ -1,8 +1,14 @@
 //! The end-to-end tests, one module a subject. Run them with `make test ONLY=e2e`; the harness is in `tests/src`.
 
+mod accounts;
 mod accounts_http;
+mod bad_input;
+mod contract;
 mod generated_client;
+mod graceful_stop;
 mod lifetimes;
+mod login;
+mod logs;
 mod recovery;
 mod refresh_http;
 mod rotation;

@@ -58,7 +58,8 @@ impl TestDb {
     /// How many rows each table has: what must be the same before and after a refused request.
     pub async fn row_counts(&self) -> BTreeMap<String, i64> {
         let admin = self.superuser().await;
-        let listed = "select relname::text from pg_class where relnamespace = 'auth'::regnamespace and relkind = 'r'";
+        let listed = "select relname::text from pg_class
+                      where relnamespace = 'auth'::regnamespace and relkind in ('r', 'p') and not relispartition";
         let tables = admin.query(listed, &[]).await.expect("tables");
         let mut counts = BTreeMap::new();
         for table in tables.iter().map(|row| row.get::<_, String>(0)) {

@@ -1,0 +1,169 @@
+//! No token, password, proof or key in any log, neither the service's nor PostgreSQL's, however much is logged.
+
+use auth_sessions_tests::http::PASSWORD;
+use auth_sessions_tests::server::{HMAC_KEY, JWT_SEED, PEPPER, key};
+use auth_sessions_tests::tokens::{Secret, sha256};
+use auth_sessions_tests::wire::RefreshToken;
+use auth_sessions_tests::{Server, Session, TestDb, eventually};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use reqwest::Method;
+use serde_json::json;
+
+/// The ways in which bytes end up in a log.
+fn spellings(bytes: &[u8]) -> Vec<String> {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let debug = format!("{bytes:?}");
+    vec![
+        hex.to_uppercase(),
+        hex,
+        URL_SAFE_NO_PAD.encode(bytes),
+        STANDARD.encode(bytes),
+        debug.trim_matches(['[', ']']).to_owned(),
+    ]
+}
+
+/// What must not be seen of a session.
+fn secrets_of(session: &Session) -> Vec<String> {
+    let refresh = RefreshToken::parse(&session.refresh_token);
+    let secret = Secret(refresh.secret);
+    let signature = session.access_token.rsplit('.').next().expect("a signature").to_owned();
+    let mut secrets = vec![session.refresh_token.clone(), session.access_token.clone(), signature];
+    for bytes in [&secret.0, &secret.proof(), &refresh.ticket] {
+        secrets.extend(spellings(bytes));
+    }
+    secrets
+}
+
+async fn leave_traces(format: &str) {
+    let db = TestDb::create().await;
+    // Everything that PostgreSQL can be asked to log, but for what log_parameter_max_length = 0 is there to keep out.
+    for (parameter, value) in [
+        ("log_statement", "all"),
+        ("log_min_duration_statement", "0"),
+        ("log_min_messages", "debug5"),
+        ("auth_sessions.audit_level", "all"),
+    ] {
+        db.set(parameter, value).await;
+    }
+    let server = Server::start(&db, &[("RUST_LOG", "trace"), ("LOG_FORMAT", format)]).await;
+    let api = server.api();
+
+    let mut sessions = vec![api.signup("ada@example.org").await];
+    sessions.push(api.refresh(&sessions[0].refresh_token).await.expect(200).session());
+    sessions.push(api.refresh(&sessions[0].refresh_token).await.expect(200).session());
+    sessions.push(api.login("ada@example.org", PASSWORD).await.expect(200).session());
+    let bearer = sessions[3].access_token.clone();
+    for path in ["/api/auth/me", "/api/auth/sessions", "/api/auth/token-info"] {
+        api.get(path, &bearer).await.expect(200);
+    }
+    // Whatever goes wrong must not show it either: wrong fields, wrong places, refusals, errors of the database.
+    let token = &sessions[3].refresh_token;
+    api.login("ada@example.org", "hunter2-hunter2").await.expect(401);
+    let misplaced =
+        json!({"email": "ada@example.org", "password": PASSWORD, "name": "Ada", "userType": "hunter2-hunter2"});
+    api.post("/api/auth/signup", &misplaced, "").await.expect(422);
+    api.post("/api/auth/login", &json!({"email": "ada@example.org", "hunter2-hunter2": 1}), "").await.expect(422);
+    api.post("/api/auth/refresh", &json!({"refreshToken": [token]}), "").await.expect(422);
+    api.get(&format!("/api/auth/me?access_token={token}"), "").await.expect(401);
+    api.get(&format!("/{token}"), "").await.expect(404);
+    let request =
+        api.request(Method::GET, "/api/auth/me").header("x-request-id", token).header("cookie", format!("a={token}"));
+    api.send(request.bearer_auth(token)).await.expect(401);
+    let broken = "alter table auth.sessions add constraint made_to_fail check (generation < 1) not valid";
+    let admin = db.superuser().await;
+    admin.batch_execute(broken).await.expect("a constraint");
+    let failed = api.refresh(token).await;
+    assert!(failed.status >= 400, "{}", failed.status);
+    admin.batch_execute("alter table auth.sessions drop constraint made_to_fail").await.expect("dropped");
+    api.refresh(&sessions[0].refresh_token).await; // by now maybe a replay
+    api.post("/api/auth/logout", &json!({"refreshToken": token}), "").await.expect(200);
+    api.send(api.request(Method::GET, "/health/live").header("x-request-id", "the-last-request")).await.expect(200);
+    eventually("the log is written", async || server.log().contains("the-last-request")).await;
+
+    let mut secrets: Vec<String> = sessions.iter().flat_map(secrets_of).collect();
+    secrets.extend([PASSWORD, "hunter2-hunter2"].map(str::to_owned));
+    for bytes in [HMAC_KEY, PEPPER, JWT_SEED] {
+        secrets.push(key(&bytes));
+        secrets.extend(spellings(&bytes));
+    }
+    secrets.push(db.cluster().password("auth_service"));
+    let verifier = "select password_verifier from auth.users";
+    let verifier: Vec<u8> = admin.query_one(verifier, &[]).await.expect("Ada").get(0);
+    secrets.extend(spellings(&verifier));
+    let (service_log, database_log) = (server.log(), db.cluster().log());
+    assert!(service_log.len() > 1000 && database_log.contains(db.name()), "the logs were looked at");
+    for secret in &secrets {
+        assert!(
+            !service_log.contains(secret.as_str()),
+            "{secret} is in the service's log: {}",
+            around(&service_log, secret)
+        );
+        assert!(
+            !database_log.contains(secret.as_str()),
+            "{secret} is in PostgreSQL's log: {}",
+            around(&database_log, secret)
+        );
+    }
+
+    // Nor does the database hold, in any column of any table, what opens a session.
+    let tables = "select relname::text from pg_class where relnamespace = 'auth'::regnamespace and relkind in ('r', 'p') and not relispartition";
+    for table in admin.query(tables, &[]).await.expect("tables").iter().map(|row| row.get::<_, String>(0)) {
+        let rows = admin.query(&format!("select t::text from auth.{table} t"), &[]).await.expect("rows");
+        for row in rows.iter().map(|row| row.get::<_, String>(0)) {
+            for session in &sessions {
+                let secret = RefreshToken::parse(&session.refresh_token).secret;
+                for hidden in [secret.clone(), sha256(&secret)]
+                    .iter()
+                    .flat_map(|bytes| spellings(bytes))
+                    .chain([session.refresh_token.clone(), session.access_token.clone()])
+                {
+                    assert!(!row.contains(&hidden), "auth.{table} holds {hidden}: {row}");
+                }
+            }
+        }
+    }
+}
+
+fn around<'a>(log: &'a str, secret: &str) -> &'a str {
+    log.lines().find(|line| line.contains(secret)).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn nothing_secret_is_in_a_log_for_people() {
+    leave_traces("pretty").await;
+}
+
+#[tokio::test]
+async fn nothing_secret_is_in_a_log_of_json() {
+    leave_traces("json").await;
+}
+
+#[tokio::test]
+async fn a_log_of_json_is_json() {
+    let db = TestDb::create().await;
+    let server = Server::start(&db, &[("LOG_FORMAT", "json")]).await;
+    server.api().signup("ada@example.org").await;
+    let request = server.api().request(Method::GET, "/health/live").header("x-request-id", "the-last-request");
+    server.api().send(request).await.expect(200);
+    eventually("the log is written", async || server.log().contains("the-last-request")).await;
+    for line in server.log().lines() {
+        let record: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(record["timestamp"].is_string() && record["level"].is_string(), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn without_good_keys_the_service_does_not_start() {
+    let db = TestDb::create().await;
+    for setting in ["HMAC_SECRETS", "PASSWORD_PEPPERS", "JWT_SIGNING_KEYS"] {
+        for value in ["", "changeme", "c2VjcmV0", &key(&[0; 32]), &key(&[7; 16])] {
+            let (code, said) = Server::refuses_to_start(&db, &[(setting, value)]).await;
+            assert!(code != 0 && said.contains(setting), "{setting}={value}: {code} {said}");
+            assert!(value.is_empty() || !said.contains(value), "the message repeats the key: {said}");
+            assert!(said.trim().lines().count() <= 3, "one sentence will do: {said}");
+        }
+    }
+    let (code, said) = Server::refuses_to_start(&db, &[("DATABASE_URL", "")]).await;
+    assert!(code != 0 && said.contains("DATABASE_URL"), "{code} {said}");
+}
