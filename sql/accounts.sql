@@ -60,7 +60,8 @@ create function auth.sign_up(
   organization_name text default null, organization_slug text default null,
   organization_description text default null, organization_website text default null,
   ip inet default null, user_agent text default null, device_hash bytea default null, device_name text default null,
-  correlation_id text default null
+  correlation_id text default null,
+  idle_ttl interval default null, max_age interval default null, retry_window interval default null
 ) returns auth.session_outcome
   language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
   as $$
@@ -109,8 +110,8 @@ begin
       perform auth.record_event('organization_signup_completed', 'info', true, new_user, new_organization,
                                 correlation_id => correlation_id);
     end if;
-    s := auth.open_session(new_user, new_organization, token_verifier, array['pwd'], null, null, null,
-                           ip, user_agent, device_hash, device_name, correlation_id);
+    s := auth.open_session(new_user, new_organization, token_verifier, array['pwd'],
+                           idle_ttl, max_age, retry_window, ip, user_agent, device_hash, device_name, correlation_id);
     return auth.grant_of(s, 'signed_up');
   exception
     when unique_violation then
@@ -124,6 +125,10 @@ begin
       return answer;
     when check_violation then
       get stacked diagnostics violated = constraint_name;
+      if violated = '' then
+        -- A partition's bound, which is nobody's argument.
+        raise;
+      end if;
       raise exception 'not allowed by %', violated using errcode = 'invalid_parameter_value',
         hint = 'See the constraint: select pg_get_constraintdef(oid) from pg_constraint where conname = ''' || violated || ''';';
   end;
@@ -213,6 +218,20 @@ begin
   if octet_length(password_proof) <> 32 then
     raise exception 'password_proof must be 32 bytes, not %', octet_length(password_proof)
       using errcode = 'invalid_parameter_value', hint = 'It is HMAC-SHA-256(pepper, argon2id(password)).';
+  end if;
+  if num_nulls(renewed_salt, renewed_params, renewed_pepper_id, renewed_verifier) not in (0, 4)
+     or octet_length(renewed_salt) not between 16 and 64 or char_length(renewed_params) not between 1 and 100
+     or octet_length(renewed_verifier) <> 32 then
+    raise exception 'a renewed password needs salt (16 to 64 bytes), params (1 to 100 letters), pepper_id and verifier (32 bytes)'
+      using errcode = 'invalid_parameter_value', hint = 'Give all four, or none to keep the verifier.';
+  end if;
+  if octet_length(device_hash) <> 32 then
+    raise exception 'device_hash must be 32 bytes, not %', octet_length(device_hash)
+      using errcode = 'invalid_parameter_value', hint = 'It is a SHA-256.';
+  end if;
+  if least(idle_ttl, max_age) <= interval '0' or retry_window < interval '0' then
+    raise exception 'idle_ttl and max_age must be positive, retry_window not negative'
+      using errcode = 'invalid_parameter_value', hint = 'Leave them out for the configured ones; they can only be shortened.';
   end if;
 
   -- Read without a lock first: who shows a wrong password must not be able to hold up the user.

@@ -19,9 +19,9 @@ create table auth.users (
   constraint users_user_type_check check (user_type in ('INDIVIDUAL', 'BUSINESS', 'ADMIN')),
   -- All of a password or none of it: a federated account has none.
   constraint users_password_check check (
-    (password_salt is null and password_params is null and pepper_id is null and password_verifier is null)
-    or (octet_length(password_salt) between 16 and 64 and char_length(password_params) between 1 and 100
-        and pepper_id is not null and octet_length(password_verifier) = 32))
+    num_nulls(password_salt, password_params, pepper_id, password_verifier) in (0, 4)
+    and octet_length(password_salt) between 16 and 64 and char_length(password_params) between 1 and 100
+    and octet_length(password_verifier) = 32)
 );
 -- One account per address, whatever its letters' case: people do not know which case they signed up with.
 create unique index users_email_key on auth.users (lower(email collate "C"));
