@@ -121,7 +121,8 @@ comment on function auth.protect_audit_partition is 'Internal. Gives a partition
 -- dump carries them. A month that the DEFAULT partition already holds rows of stays there: moving rows would mean
 -- deleting from a log that refuses deletion.
 create function auth.maintain_audit_partitions() returns int
-  language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
+  language plpgsql volatile parallel unsafe security definer
+  set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
   as $$
 declare
   first_day timestamptz;
@@ -137,7 +138,10 @@ begin
     partition := format('audit_log_%s', to_char(first_day at time zone 'UTC', 'YYYY_MM'));
     continue when exists (select from pg_class c where c.relnamespace = 'auth'::regnamespace and c.relname = partition);
     continue when exists (select from auth.audit_log_default d where d.created_at >= first_day and d.created_at < next_month);
-    -- LIKE and ATTACH rather than PARTITION OF: writers of the log need not wait.
+    -- A writer that has chosen the DEFAULT partition for a row must not find, when it gets there, that the month has one
+    -- of its own meanwhile. So writers wait here for a moment; and we do not make them wait behind a long transaction:
+    -- there are months of time to try again (lock_timeout, 55P03).
+    lock table auth.audit_log in share row exclusive mode;
     execute format('create table auth.%I (like auth.audit_log including defaults including constraints)', partition);
     perform auth.protect_audit_partition(format('auth.%I', partition)::regclass);
     execute format('alter table auth.audit_log attach partition auth.%I for values from (%L) to (%L)',
