@@ -110,8 +110,8 @@ fn service() -> OpenApiService<Api, ()> {
             "Login sessions with rotating refresh tokens, kept inside PostgreSQL.\n\n\
              Sign up or log in for a pair of tokens. Show the access token as `Authorization: Bearer …`; before it \
              expires, trade the refresh token for a new pair at `/api/auth/refresh`. A refresh is safe to repeat: when \
-             the answer was lost, send the same token again, and the same successor comes back. An older token is taken \
-             for stolen, and ends its session.\n\n\
+             the answer was lost, send the same token again, and the same successor comes back. An older token is \
+             taken for stolen, and ends its session.\n\n\
              Every refusal is an RFC 9457 problem; switch on its `code`.",
         )
         .license(LicenseObject::new("Apache-2.0").url("https://www.apache.org/licenses/LICENSE-2.0"))

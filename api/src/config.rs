@@ -13,20 +13,24 @@ const SETTINGS: &[(&str, &str, &str)] = &[
     (
         "DATABASE_URL",
         "",
-        "Required. postgres://user:password@host:5432/database of a login in role auth_api. With sslmode=require the server's certificate is verified against the system's roots (SSL_CERT_FILE names others); otherwise the connection is not encrypted: for a loopback address or a Unix socket",
+        "Required. postgres://user:password@host:5432/database of a login in role auth_api. With sslmode=require the \
+         server's certificate is verified against the system's roots (SSL_CERT_FILE names others); otherwise the \
+         connection is not encrypted: for a loopback address or a Unix socket",
     ),
     ("DB_POOL_SIZE", "16", "Connections to the database, at most"),
     ("AUTH_LISTEN", "127.0.0.1:8080", "Address and port to listen on; port 0 takes a free one"),
     (
         "HMAC_SECRETS",
         "",
-        "Required. Keys of refresh tokens, comma-separated: the first issues, all verify. Each at least 32 random bytes, hex or base64",
+        "Required. Keys of refresh tokens, comma-separated: the first issues, all verify. Each at least 32 random \
+         bytes, hex or base64",
     ),
     ("HMAC_SECRET", "", "One such key, instead of HMAC_SECRETS"),
     (
         "PASSWORD_PEPPERS",
         "",
-        "Required. Keys of password proofs, comma-separated: the first is for new ones. One that verifiers still use must stay in the list",
+        "Required. Keys of password proofs, comma-separated: the first is for new ones. One that verifiers still use \
+         must stay in the list",
     ),
     (
         "JWT_SIGNING_KEYS",
@@ -54,7 +58,8 @@ const SETTINGS: &[(&str, &str, &str)] = &[
     (
         "RUST_LOG",
         "info",
-        "What to log, in the syntax of tracing's EnvFilter; below info, only of auth_api itself: libraries would print e-mails and proofs there",
+        "What to log, in the syntax of tracing's EnvFilter; below info, of auth_api only: libraries would print \
+         e-mails there",
     ),
 ];
 
@@ -209,7 +214,9 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         let url = self.required("DATABASE_URL", "For example postgres://auth_service:password@127.0.0.1:5432/auth.")?;
         // The parser's message may quote the URL, and with it the password: only its kind is told.
         let mut postgres = tokio_postgres::Config::from_str(&url).map_err(|_| {
-            ConfigError("DATABASE_URL cannot be read. It must look like postgres://user:password@host:5432/database?sslmode=require.".into())
+            ConfigError(
+                "DATABASE_URL cannot be read. It must look like postgres://user:password@host:5432/database.".into(),
+            )
         })?;
         if postgres.get_application_name().is_none() {
             postgres.application_name("auth-api");

@@ -68,7 +68,7 @@ fn register_scheme(registry: &mut Registry) {
     let scheme = MetaSecurityScheme {
         ty: "http",
         description: Some(
-            "The `accessToken` of a sign-up, login or refresh: a JWT (RFC 9068), good until it expires or its session ends.",
+            "The `accessToken` of a sign-up, login or refresh: a JWT (RFC 9068), good until it or its session ends.",
         ),
         name: None,
         key_in: None,

@@ -76,15 +76,15 @@ codes! {
     /// The password is too short or too long.
     InvalidPassword = UNPROCESSABLE_ENTITY, "The password must have 8 to 128 characters.";
     /// A name is empty, too long, or has control characters.
-    InvalidName = UNPROCESSABLE_ENTITY, "A name must have 1 to 200 characters, no control characters, and not be blank.";
+    InvalidName = UNPROCESSABLE_ENTITY, "A name must have 1 to 200 characters, none of them control, and not be blank.";
     /// The slug has the wrong form.
-    InvalidSlug = UNPROCESSABLE_ENTITY, "A slug must have 3 to 50 characters: a-z, 0-9 and single hyphens between them.";
+    InvalidSlug = UNPROCESSABLE_ENTITY, "A slug must have 3 to 50 characters: a-z, 0-9, single hyphens between them.";
     /// The slug is a reserved word.
     SlugReserved = UNPROCESSABLE_ENTITY, "This slug is a reserved word.";
     /// The description is too long.
     InvalidDescription = UNPROCESSABLE_ENTITY, "The description must have at most 2000 characters.";
     /// The web site is not an http(s) address.
-    InvalidWebsite = UNPROCESSABLE_ENTITY, "The web site must be an http:// or https:// address of at most 500 characters.";
+    InvalidWebsite = UNPROCESSABLE_ENTITY, "The web site must be an http(s) address of at most 500 characters.";
     /// Too many failed logins: wait for `Retry-After`.
     AccountLocked = TOO_MANY_REQUESTS, "Too many failed logins. Wait, then try again.";
     /// Our fault. The log has the reason, under the request id.

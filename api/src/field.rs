@@ -13,7 +13,10 @@ use poem_openapi::{
 use serde::{Deserialize, Deserializer, de::Error};
 use zeroize::Zeroizing;
 
-use crate::error::{Code, Problem};
+use crate::{
+    error::{Code, Problem},
+    refresh_token::LENGTH,
+};
 
 /// A rule for a text field.
 pub trait Rule: Send + Sync + 'static {
@@ -148,15 +151,21 @@ rule! {
 }
 rule! {
     /// An address to log in with: one of the wrong form belongs to nobody, and that is all there is to say.
-    LoginEmail, (Code::InvalidRequest, "The e-mail must have 1 to 254 characters."), text(1, 254), |value| count(value, 1, 254)
+    LoginEmail, (Code::InvalidRequest, "The e-mail must have 1 to 254 characters."),
+    text(1, 254),
+    |value| count(value, 1, 254)
 }
 rule! {
     /// A password to be set.
-    NewPassword, Code::InvalidPassword, MetaSchema { format: Some("password"), ..text(8, 128) }, |value| count(value, 8, 128)
+    NewPassword, Code::InvalidPassword,
+    MetaSchema { format: Some("password"), ..text(8, 128) },
+    |value| count(value, 8, 128)
 }
 rule! {
     /// A password to log in with.
-    LoginPassword, (Code::InvalidRequest, "The password must have 1 to 128 characters."), MetaSchema { format: Some("password"), ..text(1, 128) }, |value| count(value, 1, 128)
+    LoginPassword, (Code::InvalidRequest, "The password must have 1 to 128 characters."),
+    MetaSchema { format: Some("password"), ..text(1, 128) },
+    |value| count(value, 1, 128)
 }
 rule! {
     /// The name of a person or an organization.
@@ -177,14 +186,18 @@ rule! {
 }
 rule! {
     /// A web site.
-    Website, Code::InvalidWebsite, MetaSchema { format: Some("uri"), pattern: Some("^https?://".into()), ..text(10, 500) }, |value| {
+    Website, Code::InvalidWebsite,
+    MetaSchema { format: Some("uri"), pattern: Some("^https?://".into()), ..text(10, 500) },
+    |value| {
         let web = |uri: Uri| ["http", "https"].contains(&uri.scheme_str()?).then(|| uri.host().map(str::is_empty))?;
         count(value, 10, 500) && Uri::from_str(value).ok().and_then(web) == Some(false)
     }
 }
 rule! {
     /// A refresh token. Any other text is refused by [`crate::refresh_token::decode`], like one that was revoked.
-    RefreshToken, Code::InvalidRefreshToken, MetaSchema { pattern: Some("^asr_[A-Za-z0-9_-]{118}$".into()), ..text(122, 122) }, |_| true
+    RefreshToken, Code::InvalidRefreshToken,
+    MetaSchema { pattern: Some("^asr_[A-Za-z0-9_-]{118}$".into()), ..text(LENGTH, LENGTH) },
+    |_| true
 }
 
 #[cfg(test)]

@@ -287,9 +287,12 @@ mod tests {
             let passwords = passwords.clone();
             async move { passwords.new_verifier("two").await.is_ok() }
         });
-        while passwords.admission.available_permits() > 0 {
-            tokio::task::yield_now().await;
+        for _ in 0..1000 {
+            if passwords.admission.available_permits() > 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
         }
+        assert_eq!(passwords.admission.available_permits(), 0, "one hashes, one waits");
         let refused = passwords.new_verifier("three").await.err().unwrap();
         assert_eq!(refused.code(), Code::Overloaded);
         drop(_busy);

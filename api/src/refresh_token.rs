@@ -154,7 +154,10 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(
-            session in any::<[u8; 16]>(), generation in 0..=i32::MAX, ticket in any::<[u8; 16]>(), secret in any::<[u8; 32]>()
+            session in any::<[u8; 16]>(),
+            generation in 0..=i32::MAX,
+            ticket in any::<[u8; 16]>(),
+            secret in any::<[u8; 32]>(),
         ) {
             let keys = ring(&[OLD]);
             let secret = TokenSecret(Zeroizing::new(secret));

@@ -58,8 +58,8 @@ pub async fn check_database(app: &App) -> Result<(), NotRight> {
         used.into_iter().filter(|id| !app.passwords.peppers().contains(*id)).map(|id| id.to_string()).collect();
     if !missing.is_empty() {
         return Err(NotRight::Hopeless(format!(
-            "passwords in the database were made with peppers that PASSWORD_PEPPERS does not have (ids {}). Put the old \
-             keys back, behind the current one",
+            "passwords in the database were made with peppers that PASSWORD_PEPPERS does not have (ids {}). Put the \
+             old keys back, behind the current one",
             missing.join(", ")
         )));
     }

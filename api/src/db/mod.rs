@@ -7,13 +7,13 @@
 mod identity;
 mod sessions;
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use deadpool_postgres::{
     Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
     tokio_postgres::{
         Error, NoTls, Row,
-        config::SslMode,
+        config::{Host, SslMode},
         error::SqlState,
         types::{FromSql, ToSql},
     },
@@ -33,8 +33,8 @@ const POOL_WAIT: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Once per connection. Rotation relies on READ COMMITTED (a waiting UPDATE re-checks its WHERE); the time-outs keep a
-/// statement whose caller has gone from holding its locks. Behind a pooler in transaction mode these settings are shared
-/// with its other clients: give the service a pool of its own.
+/// statement that hangs from holding its locks. Behind a pooler in transaction mode these settings are shared with its
+/// other clients: give the service a pool of its own.
 const SET_UP: &str = "set default_transaction_isolation to 'read committed'; set statement_timeout to '15s'; \
                       set lock_timeout to '10s'; set idle_in_transaction_session_timeout to '15s'";
 
@@ -63,6 +63,12 @@ impl Db {
         let manager = if postgres.get_ssl_mode() == SslMode::Require {
             Manager::from_config(postgres, MakeRustlsConnect::new(tls()?), manager_config)
         } else {
+            if postgres.get_hosts().iter().any(is_remote) {
+                tracing::warn!(
+                    "the connection to the database is not encrypted: add sslmode=require to DATABASE_URL, unless the \
+                     network between is yours alone"
+                );
+            }
             postgres.ssl_mode(SslMode::Disable);
             Manager::from_config(postgres, NoTls, manager_config)
         };
@@ -147,6 +153,13 @@ impl Db {
             tracing::error!(sql, "no row where there always is one");
             Code::InternalError.into()
         })
+    }
+}
+
+fn is_remote(host: &Host) -> bool {
+    match host {
+        Host::Tcp(name) => name != "localhost" && !name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+        Host::Unix(_) => false,
     }
 }
 

@@ -51,8 +51,8 @@ pub struct LogoutApi;
 impl LogoutApi {
     /// Log out
     ///
-    /// By a refresh token in the body, or by access token. A refresh token that is not valid ends nothing, and that is no
-    /// error: what the client wanted is so already (RFC 7009 §2.2).
+    /// By a refresh token in the body, or by access token. A refresh token that is not valid ends nothing, and that is
+    /// no error: what the client wanted is so already (RFC 7009 §2.2).
     #[oai(path = "/api/auth/logout", method = "post", operation_id = "logOut")]
     async fn log_out(
         &self,

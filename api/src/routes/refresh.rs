@@ -45,8 +45,8 @@ pub struct RefreshApi;
 impl RefreshApi {
     /// Refresh
     ///
-    /// Safe to repeat: for a while (60 s by default, and until the successor is used) the same token is answered with the
-    /// same successor. An older token ends its session. Every refusal is the same.
+    /// Safe to repeat: for a while (60 s by default, and until the successor is used) the same token is answered with
+    /// the same successor. An older token ends its session. Every refusal is the same.
     #[oai(path = "/api/auth/refresh", method = "post", operation_id = "refresh")]
     async fn refresh(
         &self,
