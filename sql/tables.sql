@@ -126,7 +126,7 @@ comment on column auth.sessions.token_verifier is 'SHA-256 of the proof of the c
 comment on column auth.sessions.previous_token_verifier is 'The verifier before; a retry is recognised by it.';
 comment on column auth.sessions.rotation_nonce is 'With the old token''s secret it derives the successor; handed out again to a retry.';
 
--- An operator opens one after a failover or a restore: then tokens newer than the database are accepted (DESIGN, 8).
+-- An operator opens one after a failover or a restore: then tokens newer than the database are accepted.
 create table auth.recovery_windows (
   opened_at timestamptz primary key,
   closes_at timestamptz not null,

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The same table written a second time, as naively as DESIGN §4 prints it: one row a rule, first match wins.
+    /// The same table written a second time, as naively as can be: one row a rule, first match wins.
     fn model(s: Session<'_>, p: Presented<'_>, now: Microseconds, gap: Option<i32>) -> Decision {
         let current = p.generation == s.generation && p.verifier == s.verifier;
         let previous =
