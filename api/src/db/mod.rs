@@ -199,8 +199,15 @@ fn problem(error: &Error) -> Problem {
         || [SqlState::UNDEFINED_FUNCTION, SqlState::UNDEFINED_TABLE, SqlState::FEATURE_NOT_SUPPORTED].contains(code);
     // The tables' own checks, a second line behind the checks of `field.rs`.
     let bad_value = [SqlState::CHECK_VIOLATION, SqlState::CHARACTER_NOT_IN_REPERTOIRE].contains(code);
-    if unavailable || misconfigured {
+    if unavailable {
         tracing::warn!(code = code.code(), message = db.message(), "the database is not available");
+        Code::DatabaseUnavailable.into()
+    } else if misconfigured {
+        tracing::error!(
+            code = code.code(),
+            message = db.message(),
+            "the extension auth_sessions, this version of it, or a right is missing in the database"
+        );
         Code::DatabaseUnavailable.into()
     } else if bad_value {
         tracing::warn!(code = code.code(), message = db.message(), "the database refused a value");
