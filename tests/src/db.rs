@@ -55,6 +55,22 @@ impl TestDb {
         self.superuser().await.batch_execute(&statement).await.expect("alter database");
     }
 
+    /// What the server logged so far about this database.
+    pub fn log(&self) -> String {
+        // A record starts with `2026-11-20 12:57:46.582 UTC [18506] login@database `; its further lines with a tab.
+        let ours = format!("@{} ", self.name);
+        let mut in_ours = false;
+        let mut log = String::new();
+        for line in self.cluster.log().lines() {
+            in_ours = if line.starts_with('\t') { in_ours } else { line.contains(&ours) };
+            if in_ours {
+                log.push_str(line);
+                log.push('\n');
+            }
+        }
+        log
+    }
+
     /// How many rows each table has: what must be the same before and after a refused request.
     pub async fn row_counts(&self) -> BTreeMap<String, i64> {
         let admin = self.superuser().await;
