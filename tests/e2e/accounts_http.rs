@@ -331,6 +331,7 @@ async fn many_wrong_logins_over_http_lock_the_account_and_break_nothing() {
             _ => answer.expect_problem(429, "account_locked"),
         };
     }
+    api.login("ada@example.org", PASSWORD).await.expect_problem(429, "account_locked");
     let failures = "select count(*) from auth.audit_log where action = 'user_login_failed' and not success";
     let logged: i64 = db.superuser().await.query_one(failures, &[]).await.expect("audit_log").get(0);
     assert!(logged >= 10, "{logged}");
