@@ -142,6 +142,8 @@ begin
     -- of its own meanwhile. So writers wait here for a moment; and we do not make them wait behind a long transaction:
     -- there are months of time to try again (lock_timeout, 55P03).
     lock table auth.audit_log in share row exclusive mode;
+    -- Looked at again, now that nobody writes: a row may have come in while this waited.
+    continue when exists (select from auth.audit_log_default d where d.created_at >= first_day and d.created_at < next_month);
     execute format('create table auth.%I (like auth.audit_log including defaults including constraints)', partition);
     perform auth.protect_audit_partition(format('auth.%I', partition)::regclass);
     execute format('alter table auth.audit_log attach partition auth.%I for values from (%L) to (%L)',
