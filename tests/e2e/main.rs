@@ -2,7 +2,9 @@
 
 mod accounts;
 mod accounts_http;
+mod audit;
 mod bad_input;
+mod catalogue;
 mod contract;
 mod generated_client;
 mod graceful_stop;
