@@ -323,9 +323,19 @@ mod tests {
     }
 
     #[test]
-    fn every_setting_is_in_the_help() {
+    fn every_setting_that_is_read_is_in_the_help() {
+        let read = std::cell::RefCell::new(Vec::new());
+        let lookup = |name: &str| {
+            read.borrow_mut().push(name.to_owned());
+            COMPLETE.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
+        };
+        assert!(log_config(lookup).is_ok() && config(lookup).is_ok());
+        let help = help();
         for (name, ..) in SETTINGS {
-            assert!(help().contains(name));
+            assert!(help.contains(name) && read.borrow().iter().any(|other| other == name), "{name}");
+        }
+        for name in read.take() {
+            assert!(SETTINGS.iter().any(|(other, ..)| *other == name), "{name}");
         }
     }
 }

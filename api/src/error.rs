@@ -364,6 +364,8 @@ mod tests {
     fn every_code_of_a_401_and_503_says_what_to_do_next() {
         let response = Problem::from(Code::InvalidAccessToken).response("r");
         assert!(response.header(header::WWW_AUTHENTICATE).unwrap().contains("invalid_token"));
+        let response = Problem::from(Code::InvalidCredentials).response("r");
+        assert_eq!(response.header(header::WWW_AUTHENTICATE), Some(r#"Bearer realm="auth_sessions""#));
         let response = Problem::from(Code::Overloaded).response("r");
         assert_eq!(response.header(header::RETRY_AFTER), Some("1"));
     }
