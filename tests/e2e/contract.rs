@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use auth_sessions_tests::http::PASSWORD;
-use auth_sessions_tests::{Answer, Api, Server, TestDb};
+use auth_sessions_tests::{Answer, Server, TestDb};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -288,10 +288,13 @@ async fn the_document_and_its_page_are_served() {
 #[tokio::test]
 async fn not_ready_without_the_extension() {
     let db = TestDb::create().await;
+    let admin = db.superuser().await;
+    // What the service would be doing at its start, so that it is not in the way.
+    admin.batch_execute("select auth.maintain_audit_partitions()").await.expect("partitions");
     let server = Server::start(&db, &[]).await;
-    let api: Api = server.api();
+    let api = server.api();
     api.get("/health/ready", "").await.expect(200);
-    db.superuser().await.batch_execute("drop extension auth_sessions cascade").await.expect("dropped");
+    admin.batch_execute("drop extension auth_sessions cascade").await.expect("dropped");
     let answer = api.get("/health/ready", "").await;
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert!(answer.header("retry-after").is_some());
