@@ -10,6 +10,7 @@ mod dump_restore;
 mod generated_client;
 mod graceful_stop;
 mod hostile;
+mod hostile_functions;
 mod identity;
 mod lifetimes;
 mod login;
