@@ -314,7 +314,8 @@ end
 $$;
 comment on function auth.record_failed_login is 'Internal. Counts, locks and logs a failed login.';
 
--- What any SQL that changes a user must bring about, in its own transaction.
+-- What any SQL that changes a user must bring about, in its own transaction; also in a session with row_security = off,
+-- in which the owner, bound by FORCE, could otherwise not work.
 create function auth.count_verifier_version() returns trigger
   language plpgsql set search_path = pg_catalog, pg_temp
   as $$
@@ -330,7 +331,7 @@ create trigger users_verifier_version before update on auth.users
   execute function auth.count_verifier_version();
 
 create function auth.end_sessions_of_changed_user() returns trigger
-  language plpgsql security definer set search_path = pg_catalog, pg_temp
+  language plpgsql security definer set search_path = pg_catalog, pg_temp set row_security = on
   as $$
 begin
   if new.disabled_at is not null and old.disabled_at is null then
@@ -352,7 +353,7 @@ create trigger users_end_sessions after update on auth.users
   execute function auth.end_sessions_of_changed_user();
 
 create function auth.end_sessions_of_removed_member() returns trigger
-  language plpgsql security definer set search_path = pg_catalog, pg_temp
+  language plpgsql security definer set search_path = pg_catalog, pg_temp set row_security = on
   as $$
 begin
   perform auth.revoke_live_sessions(old.user_id, of_organization => old.organization_id, reason => 'membership_removed');

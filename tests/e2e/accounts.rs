@@ -214,6 +214,10 @@ async fn plain_sql_that_changes_an_account_ends_its_sessions_in_that_transaction
     for (statement, reason) in [
         ("update auth.users set disabled_at = now() where email = 'ada@example.org'", "user_disabled"),
         (
+            "set local row_security = off; update auth.users set disabled_at = now() where email = 'ada@example.org'",
+            "user_disabled",
+        ),
+        (
             "update auth.users set password_verifier = sha256('new') where email = 'ada@example.org'",
             "password_changed",
         ),
