@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use auth_sessions_tests::http::PASSWORD;
-use auth_sessions_tests::{Answer, Api, Server, TestDb, all_at_once, tokens};
+use auth_sessions_tests::{Answer, Api, Server, TestDb, all_at_once};
 use serde_json::{Value, json};
 
 async fn start(settings: &[(&str, &str)]) -> (TestDb, Server, Api) {
@@ -269,48 +269,6 @@ impl Spread {
         let at = |quarter: usize| times[times.len() * quarter / 4];
         Self { low: at(1), median: at(2), high: at(3) }
     }
-}
-
-#[tokio::test]
-async fn two_hundred_wrong_logins_at_once_count_two_hundred_failures() {
-    let db = TestDb::create().await;
-    let service = db.connect_as("auth_service").await;
-    tokens::sign_up(&service, "ada@example.org").await;
-    let connections = 40;
-
-    // All have begun, and were told that nothing is locked, before the first completes.
-    let outcomes = all_at_once(connections, |_, start| {
-        let url = db.url("auth_service");
-        async move {
-            let service = auth_sessions_tests::cluster::connect(&url).await.expect("connects");
-            let begin = "select verifier_version, retry_after is null from auth.begin_login($1, 'm=65536,t=3,p=1', 1)";
-            let complete = "select outcome from auth.complete_login($1, $2, $3, $4)";
-            let mut versions = Vec::new();
-            for _ in 0..5 {
-                let row = service.query_one(begin, &[&"ada@example.org"]).await.expect("begin_login");
-                assert!(row.get::<_, bool>(1), "locked too early");
-                versions.push(row.get::<_, i32>(0));
-            }
-            start.wait().await;
-            let mut outcomes = Vec::new();
-            for version in versions {
-                let proof = tokens::password_proof("wrong password");
-                let verifier = tokens::Secret::random().verifier();
-                let row = service.query_one(complete, &[&"ada@example.org", &version, &proof, &verifier]).await;
-                outcomes.push(row.expect("complete_login").get::<_, String>(0));
-            }
-            outcomes
-        }
-    });
-    let outcomes: Vec<String> = outcomes.await.into_iter().flatten().collect();
-
-    assert_eq!(outcomes.len(), 200);
-    assert!(outcomes.iter().all(|outcome| outcome == "refused" || outcome == "locked"), "{outcomes:?}");
-    let row = db.superuser().await.query_one("select count, locked_until > now() from auth.attempts", &[]).await;
-    let row = row.expect("one counter");
-    assert_eq!((row.get::<_, i32>(0), row.get::<_, bool>(1)), (200, true));
-    // While locked, the right password is refused as well, and tells nothing.
-    assert_eq!(tokens::log_in(&service, "ada@example.org", tokens::PASSWORD).await.outcome, "locked");
 }
 
 #[tokio::test]
