@@ -200,27 +200,27 @@ fn problem(error: &Error) -> Problem {
     // The tables' own checks, a second line behind the checks of `field.rs`.
     let bad_value = [SqlState::CHECK_VIOLATION, SqlState::CHARACTER_NOT_IN_REPERTOIRE].contains(code);
     if unavailable {
-        tracing::warn!(code = code.code(), message = db.message(), "the database is not available");
+        tracing::warn!(code = code.code(), cause = db.message(), "the database is not available");
         Code::DatabaseUnavailable.into()
     } else if misconfigured {
         tracing::error!(
             code = code.code(),
-            message = db.message(),
+            cause = db.message(),
             "the extension auth_sessions, this version of it, or a right is missing in the database"
         );
         Code::DatabaseUnavailable.into()
     } else if bad_value {
-        tracing::warn!(code = code.code(), message = db.message(), "the database refused a value");
+        tracing::warn!(code = code.code(), cause = db.message(), "the database refused a value");
         Code::InvalidRequest.into()
     } else {
-        tracing::error!(code = code.code(), message = db.message(), "the database answered with an error");
+        tracing::error!(code = code.code(), cause = db.message(), "the database answered with an error");
         Code::InternalError.into()
     }
 }
 
 fn log_unreachable(error: &Error) {
     match error.as_db_error() {
-        Some(db) => tracing::warn!(code = db.code().code(), message = db.message(), "the database cannot be reached"),
+        Some(db) => tracing::warn!(code = db.code().code(), cause = db.message(), "the database cannot be reached"),
         None => tracing::warn!(%error, cause = cause(error), "the database cannot be reached"),
     }
 }
