@@ -93,7 +93,11 @@ struct Request<'a> {
 }
 
 #[pg_extern(sql = false)]
-#[allow(clippy::too_many_arguments, reason = "the SQL function has as many")]
+#[allow(
+    clippy::too_many_arguments,
+    clippy::type_complexity,
+    reason = "the SQL function has as many, and as wide a row"
+)]
 fn rotate_session_token(
     session_id: Option<Uuid>,
     generation: Option<i32>,
