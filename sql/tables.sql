@@ -107,7 +107,7 @@ create table auth.sessions (
   fillfactor = 80,
   -- A refresh changes nothing that the planner asks about, and while ANALYZE runs no dead row version can be pruned, so
   -- that busy pages fill up and updates stop being HOT (53 % instead of 99.9 %, measured): not after every tenth refresh.
-  autovacuum_analyze_scale_factor = 20
+  autovacuum_analyze_scale_factor = 100
 );
 create index sessions_user_id_idx on auth.sessions (user_id);
 create index sessions_family_id_idx on auth.sessions (family_id);
