@@ -47,8 +47,12 @@ grant execute on function
   auth.session_is_live, auth.require_auth_age, auth.session_jti, auth.extension_version
   to auth_api, auth_monitor, auth_admin;
 
+-- The mailer works the outbox by these, and reads nothing beside it. Nobody else is shown a link.
+grant execute on function auth.claim_mail, auth.finish_mail, auth.fail_mail to auth_mailer;
+
 grant select on auth.active_sessions, auth.session_families, auth.security_events, auth.replay_incidents
   to auth_api, auth_monitor, auth_admin;
+grant select on auth.mail_queue to auth_monitor, auth_admin;
 -- The views run with their reader's rights (security_invoker), so the reader needs these columns, and only these.
 grant select (id, email, name, user_type, email_verified_at, disabled_at, created_at)
   on auth.users to auth_api, auth_monitor, auth_admin;
@@ -57,5 +61,7 @@ grant select (id, family_id, user_id, organization_id, created_at, auth_time, ex
               revoked_reason, reused_jti_of, amr, device_hash, device_name, user_agent, last_ip_cidr, generation,
               last_used_at, rotated_at, idle_expires_at)
   on auth.sessions to auth_api, auth_monitor, auth_admin;
+grant select (id, kind, user_id, created_at, expires_at, attempts, next_attempt_at, leased_until, sent_at, failed_at, last_error)
+  on auth.mail_outbox to auth_monitor, auth_admin;
 grant select on auth.audit_log to auth_api, auth_monitor, auth_admin;
 grant select on auth.recovery_windows to auth_monitor, auth_admin;

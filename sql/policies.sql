@@ -21,6 +21,7 @@ create policy operators_read on auth.users for select to auth_monitor, auth_admi
 create policy operators_read on auth.organizations for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.organization_members for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.sessions for select to auth_monitor, auth_admin using (true);
+create policy operators_read on auth.mail_outbox for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.recovery_windows for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.audit_log for select to auth_monitor, auth_admin using (true);
 

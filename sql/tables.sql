@@ -131,6 +131,67 @@ comment on column auth.sessions.token_verifier is 'SHA-256 of the proof of the c
 comment on column auth.sessions.previous_token_verifier is 'The verifier before; a retry is recognised by it.';
 comment on column auth.sessions.rotation_nonce is 'With the old token''s secret it derives the successor; handed out again to a retry.';
 
+-- What a mail's link proves: that whoever shows it reads the mailbox. The database makes the token and keeps its
+-- verifier; the token itself is only in the mail. One row per user and purpose, so that asking again replaces, and so
+-- ends, the link before; an invitation has no user yet, and is one per address and organization.
+create table auth.one_time_tokens (
+  id uuid primary key default gen_random_uuid(),
+  user_id uuid references auth.users (id) on delete cascade,
+  purpose text not null,
+  token_verifier bytea not null constraint one_time_tokens_token_verifier_key unique,
+  email text,
+  details jsonb,
+  created_at timestamptz not null,
+  expires_at timestamptz not null,
+  used_at timestamptz,
+  constraint one_time_tokens_check check (
+    purpose ~ '^[a-z_]{1,50}$' and octet_length(token_verifier) = 32 and expires_at > created_at
+    and (user_id is not null or email is not null))
+);
+create unique index one_time_tokens_user_id_purpose_key on auth.one_time_tokens (user_id, purpose) where user_id is not null;
+create unique index one_time_tokens_email_purpose_key on auth.one_time_tokens
+  (lower(email collate "C"), purpose, coalesce(details ->> 'organization_id', '')) where user_id is null;
+create index one_time_tokens_expires_at_idx on auth.one_time_tokens (expires_at);
+comment on table auth.one_time_tokens is 'Links that were mailed: for verifying an e-mail, resetting a password, changing an e-mail, accepting an invitation. Each works once, until it expires or is asked for again.';
+comment on column auth.one_time_tokens.token_verifier is 'SHA-256(SHA-256(token)); the token itself is kept nowhere.';
+comment on column auth.one_time_tokens.email is 'The address it was mailed to, and so the one that it proves.';
+comment on column auth.one_time_tokens.details is 'What the purpose needs to know again when the token is used.';
+
+-- Mail is written here in the transaction of its cause, and sent by the mailer after the commit. Not dumped: a
+-- restored database must not send yesterday's mail again, and no dump may hold a link.
+create table auth.mail_outbox (
+  id uuid primary key default gen_random_uuid(),
+  kind text not null,
+  user_id uuid,
+  recipient text,
+  variables jsonb,
+  created_at timestamptz not null,
+  expires_at timestamptz not null,
+  attempts int not null default 0,
+  next_attempt_at timestamptz not null,
+  leased_until timestamptz,
+  sent_at timestamptz,
+  failed_at timestamptz,
+  last_error text,
+  constraint mail_outbox_check check (
+    kind ~ '^[a-z_]{1,50}$' and attempts >= 0
+    and recipient ~ '^[^@[:space:][:cntrl:]]+@[^@[:space:][:cntrl:]]+$' and octet_length(recipient) <= 254
+    and char_length(last_error) <= 500
+    -- What waits has both; what was sent, or given up, is erased in the same statement.
+    and num_nonnulls(sent_at, failed_at) <= 1
+    and (variables is null) = (num_nonnulls(sent_at, failed_at) = 1)
+    and (recipient is null) = (sent_at is not null))
+);
+create index mail_outbox_next_attempt_at_idx on auth.mail_outbox (next_attempt_at) where sent_at is null and failed_at is null;
+create index mail_outbox_created_at_idx on auth.mail_outbox (created_at) where sent_at is not null or failed_at is not null;
+comment on table auth.mail_outbox is 'Mail to be sent. Only auth_mailer gets at recipient and variables, through auth.claim_mail; see auth.mail_queue for how it goes.';
+comment on column auth.mail_outbox.id is 'Also the mail''s Message-ID, the same at every attempt: who gets it twice can tell.';
+comment on column auth.mail_outbox.kind is 'Which template of the mailer.';
+comment on column auth.mail_outbox.variables is 'What the template needs, the link''s token among it. Erased when the mail is sent or given up.';
+comment on column auth.mail_outbox.expires_at is 'After this nobody could use it: given up instead of sent.';
+comment on column auth.mail_outbox.leased_until is 'A mailer is at it until then; if it dies, another one takes it over.';
+comment on column auth.mail_outbox.failed_at is 'Given up (dead letter): refused for good, tried too often, or expired.';
+
 -- An operator opens one after a failover or a restore: then tokens newer than the database are accepted.
 create table auth.recovery_windows (
   opened_at timestamptz primary key,
@@ -206,11 +267,13 @@ create type auth.session_outcome as (
 );
 comment on type auth.session_outcome is 'The answer of sign_up, complete_login and rotate_session_token. issued_at is the time inside the jti; access_expires_at, when the jti stops proving anything.';
 
--- pg_dump leaves an extension's tables out unless they are registered. attempts is unlogged and stays out.
+-- pg_dump leaves an extension's tables out unless they are registered. attempts is unlogged and stays out, and so does
+-- mail_outbox, which holds links. one_time_tokens holds verifiers only: links that people have work after a restore.
 select pg_catalog.pg_extension_config_dump('auth.users', '');
 select pg_catalog.pg_extension_config_dump('auth.organizations', '');
 select pg_catalog.pg_extension_config_dump('auth.organization_members', '');
 select pg_catalog.pg_extension_config_dump('auth.sessions', '');
+select pg_catalog.pg_extension_config_dump('auth.one_time_tokens', '');
 select pg_catalog.pg_extension_config_dump('auth.recovery_windows', '');
 select pg_catalog.pg_extension_config_dump('auth.instance', '');
 select pg_catalog.pg_extension_config_dump('auth.audit_log_default', '');

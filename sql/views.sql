@@ -61,3 +61,16 @@ create view auth.replay_incidents with (security_invoker = true) as
     left join auth.users u on u.id = a.user_id
    where a.action = 'token_replay_detected';
 comment on view auth.replay_incidents is 'Every replay: which old generation was presented, from where, and where the session was last rotated from. The session''s columns are null once it was cleaned away.';
+
+create view auth.mail_queue with (security_invoker = true) as
+  select q.state, q.kind, count(*) as mails, clock_timestamp() - min(q.created_at) as oldest_age,
+         max(q.attempts) as most_attempts, min(q.next_attempt_at) as next_attempt_at,
+         (array_agg(q.last_error order by q.created_at desc) filter (where q.last_error is not null))[1] as last_error
+    from (select m.kind, m.created_at, m.attempts, m.last_error,
+                 case when m.sent_at is not null then 'sent' when m.failed_at is not null then 'given_up'
+                      when m.leased_until > clock_timestamp() then 'sending' when m.attempts > 0 then 'retrying'
+                      else 'waiting' end as state,
+                 case when m.sent_at is null and m.failed_at is null then m.next_attempt_at end as next_attempt_at
+            from auth.mail_outbox m) q
+   group by q.state, q.kind;
+comment on view auth.mail_queue is 'How the mail goes, by state (waiting, sending, retrying, sent, given_up) and kind: how many, how old, and what the mail server said last. Nothing of what is in them. What is over is forgotten after 30 days.';

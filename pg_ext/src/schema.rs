@@ -10,6 +10,7 @@ extension_sql_file!("../../sql/audit.sql", name = "audit", requires = ["identity
 extension_sql_file!("../../sql/rotation.sql", name = "rotation", requires = ["audit"]);
 extension_sql_file!("../../sql/sessions.sql", name = "sessions", requires = ["rotation"]);
 extension_sql_file!("../../sql/accounts.sql", name = "accounts", requires = ["sessions"]);
-extension_sql_file!("../../sql/views.sql", name = "views", requires = ["accounts"]);
+extension_sql_file!("../../sql/mail.sql", name = "mail", requires = ["accounts"]);
+extension_sql_file!("../../sql/views.sql", name = "views", requires = ["mail"]);
 extension_sql_file!("../../sql/policies.sql", name = "policies", requires = ["views"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);
