@@ -41,6 +41,10 @@ grant execute on function
   auth.cleanup_expired_sessions(int, interval), auth.open_recovery_window, auth.maintain_audit_partitions
   to auth_admin;
 
+-- Logs in whom a provider vouches for, on the word of the service, which verified the provider's signature: the one
+-- exception to "a session needs a proof", and so a login of its own that can do nothing else.
+grant execute on function auth.open_federated_session to auth_federation;
+
 -- Who am I, which everybody may ask who meets a policy; give them to your own roles likewise.
 grant execute on function
   auth.current_user_id, auth.current_organization_id, auth.current_session_id, auth.current_roles, auth.current_scopes,
@@ -64,4 +68,4 @@ grant select (id, family_id, user_id, organization_id, created_at, auth_time, ex
 grant select (id, kind, user_id, created_at, expires_at, attempts, next_attempt_at, leased_until, sent_at, failed_at, last_error)
   on auth.mail_outbox to auth_monitor, auth_admin;
 grant select on auth.audit_log to auth_api, auth_monitor, auth_admin;
-grant select on auth.recovery_windows to auth_monitor, auth_admin;
+grant select on auth.recovery_windows, auth.identities to auth_monitor, auth_admin;

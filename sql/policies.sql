@@ -20,6 +20,7 @@ select auth.protect_audit_partition('auth.audit_log_default');
 create policy operators_read on auth.users for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.organizations for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.organization_members for select to auth_monitor, auth_admin using (true);
+create policy operators_read on auth.identities for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.sessions for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.mail_outbox for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.recovery_windows for select to auth_monitor, auth_admin using (true);

@@ -256,10 +256,11 @@ begin
       where y.updated_at < clock_timestamp() - interval '1 day'
       order by y.updated_at limit batch_size for update skip locked));
   perform auth.forget_mail(batch_size);
+  perform auth.forget_id_tokens(batch_size);
   return removed;
 end
 $$;
-comment on function auth.cleanup_expired_sessions(int, interval) is 'Deletes at most batch_size sessions that expired or were revoked longer ago than the retention; returns how many. Never blocks a refresh; two may run at once. Also forgets old failure counters, what is left of old mail, and expired one-time tokens.';
+comment on function auth.cleanup_expired_sessions(int, interval) is 'Deletes at most batch_size sessions that expired or were revoked longer ago than the retention; returns how many. Never blocks a refresh; two may run at once. Also forgets old failure counters, what is left of old mail, and expired one-time and ID tokens.';
 
 create function auth.cleanup_expired_sessions() returns bigint
   language sql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp

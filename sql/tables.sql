@@ -59,6 +59,38 @@ create table auth.organization_members (
 create index organization_members_user_id_idx on auth.organization_members (user_id, created_at);
 comment on table auth.organization_members is 'Who belongs to which tenant, and as what. Removing a membership ends the sessions that act for that organization.';
 
+-- Who somebody is at an OpenID provider. One identity per provider and user: a second account of the same provider with
+-- the same address is another person, to whom a recycled address was given.
+create table auth.identities (
+  provider text not null,
+  subject text not null,
+  user_id uuid not null references auth.users (id) on delete cascade,
+  email text not null,
+  created_at timestamptz not null default clock_timestamp(),
+  last_used_at timestamptz not null default clock_timestamp(),
+  constraint identities_pkey primary key (provider, subject),
+  constraint identities_user_id_provider_key unique (user_id, provider),
+  -- OpenID Connect Core 1.0, section 2: a sub has at most 255 ASCII characters.
+  constraint identities_check check (
+    octet_length(provider) between 1 and 500 and octet_length(subject) between 1 and 255
+    and provider !~ '[[:cntrl:]]' and subject !~ '[[:cntrl:]]' and octet_length(email) <= 254)
+);
+comment on table auth.identities is 'Accounts at OpenID providers that log in users. Removing a row unlinks; sessions that it opened go on.';
+comment on column auth.identities.provider is 'The issuer: the iss of its ID tokens.';
+comment on column auth.identities.subject is 'The sub of its ID tokens: the only name that the provider never gives to somebody else.';
+comment on column auth.identities.email is 'The address that the provider had verified when the identity was linked; a record, not a key.';
+
+-- Logged, unlike the throttles: a token that was accepted before a crash must not be accepted after it.
+create table auth.accepted_id_tokens (
+  digest bytea primary key,
+  expires_at timestamptz not null,
+  accepted_at timestamptz not null default clock_timestamp(),
+  constraint accepted_id_tokens_digest_check check (octet_length(digest) = 32)
+);
+create index accepted_id_tokens_expires_at_idx on auth.accepted_id_tokens (expires_at);
+comment on table auth.accepted_id_tokens is 'ID tokens that were shown, until they expire: each is decided upon once.';
+comment on column auth.accepted_id_tokens.digest is 'SHA-256 of what the provider signed (header and payload): the signature itself can be spelled in more than one way. Not a verifier: it proves nothing and opens nothing.';
+
 -- One session is one login on one device: one row, rotated in place, however often it is refreshed.
 --
 -- A refresh must be a HOT update (no index on a column it changes) and must log little: the columns that it changes
@@ -272,6 +304,8 @@ comment on type auth.session_outcome is 'The answer of sign_up, complete_login a
 select pg_catalog.pg_extension_config_dump('auth.users', '');
 select pg_catalog.pg_extension_config_dump('auth.organizations', '');
 select pg_catalog.pg_extension_config_dump('auth.organization_members', '');
+select pg_catalog.pg_extension_config_dump('auth.identities', '');
+select pg_catalog.pg_extension_config_dump('auth.accepted_id_tokens', '');
 select pg_catalog.pg_extension_config_dump('auth.sessions', '');
 select pg_catalog.pg_extension_config_dump('auth.one_time_tokens', '');
 select pg_catalog.pg_extension_config_dump('auth.recovery_windows', '');

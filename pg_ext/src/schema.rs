@@ -11,6 +11,7 @@ extension_sql_file!("../../sql/rotation.sql", name = "rotation", requires = ["au
 extension_sql_file!("../../sql/sessions.sql", name = "sessions", requires = ["rotation"]);
 extension_sql_file!("../../sql/accounts.sql", name = "accounts", requires = ["sessions"]);
 extension_sql_file!("../../sql/mail.sql", name = "mail", requires = ["accounts"]);
-extension_sql_file!("../../sql/views.sql", name = "views", requires = ["mail"]);
+extension_sql_file!("../../sql/federation.sql", name = "federation", requires = ["mail"]);
+extension_sql_file!("../../sql/views.sql", name = "views", requires = ["federation"]);
 extension_sql_file!("../../sql/policies.sql", name = "policies", requires = ["views"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);

@@ -7,6 +7,8 @@ mod bad_input;
 mod catalogue;
 mod contract;
 mod dump_restore;
+mod federation;
+mod federation_races;
 mod generated_client;
 mod graceful_stop;
 mod hostile;

@@ -20,7 +20,8 @@ impl Cluster {
         Self { dir: env_path("AUTH_TEST_CLUSTER") }
     }
 
-    /// The connection URL of a login (`postgres`, `auth_service`, `auth_operator`, `auth_watcher`).
+    /// The connection URL of a login (`postgres`, `auth_service`, `auth_operator`, `auth_watcher`,
+    /// `auth_federation_service`).
     pub fn url(&self, login: &str, database: &str) -> String {
         format!("postgresql://{login}:{}@127.0.0.1:{}/{database}", self.password(login), self.port())
     }
@@ -76,7 +77,7 @@ impl OwnCluster {
         own
     }
 
-    /// Makes and starts one with the database `auth`, the extension and the three logins.
+    /// Makes and starts one with the database `auth`, the extension and the logins.
     pub fn create() -> Self {
         let own = Self::empty();
         own.script("database", &["auth"]);
