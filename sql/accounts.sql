@@ -157,6 +157,16 @@ create function auth.lock_duration(failures int) returns interval
     then least(interval '1 minute' * 2 ^ least(lock_duration.failures - 10, 10), interval '1 hour') end;
 comment on function auth.lock_duration is 'Internal. How long a login is locked after so many failures; null: not at all.';
 
+create function auth.locked_for(subject text) returns interval
+  language plpgsql volatile parallel unsafe
+  as $$
+begin
+  return (select a.locked_until - clock_timestamp() from auth.attempts a
+           where a.key = auth.attempt_key(subject) and a.locked_until > clock_timestamp());
+end
+$$;
+comment on function auth.locked_for is 'Internal. For how long a subject is locked after its failures; null: it is not.';
+
 create function auth.login_subject(email text) returns text
   language sql immutable parallel safe
   return 'login:' || lower(login_subject.email collate "C");
@@ -185,9 +195,7 @@ begin
     pepper_id := default_pepper_id;
     verifier_version := 1;
   end if;
-  select a.locked_until - clock_timestamp() into retry_after
-    from auth.attempts a
-   where a.key = auth.attempt_key(auth.login_subject(email)) and a.locked_until > clock_timestamp();
+  retry_after := auth.locked_for(auth.login_subject(email));
 end
 $$;
 comment on function auth.begin_login is 'What the service needs to hash a password with. An unknown e-mail gets a steady fake of the same shape. retry_after is set while logins of this address are locked.';
@@ -206,7 +214,6 @@ declare
   u auth.users;
   s auth.sessions;
   subject text := auth.login_subject(email);
-  unlocks_at timestamptz;
   password_is_right boolean;
   answer auth.session_outcome;
 begin
@@ -242,15 +249,13 @@ begin
   end if;
   password_is_right := coalesce(auth.equal_digests(sha256(password_proof), u.password_verifier), false);
 
-  select a.locked_until into unlocks_at from auth.attempts a
-   where a.key = auth.attempt_key(subject) and a.locked_until > clock_timestamp();
-  if found then
+  answer.retry_after := auth.locked_for(subject);
+  if answer.retry_after is not null then
     -- The answer is the same for the right password. A wrong one is counted, but does not prolong this lock.
     if not password_is_right then
       perform auth.record_failed_login(u, subject, true, correlation_id, ip, user_agent);
     end if;
     answer.outcome := 'locked';
-    answer.retry_after := unlocks_at - clock_timestamp();
     return answer;
   end if;
 
@@ -290,7 +295,8 @@ comment on function auth.complete_login is 'Checks the password proof under the 
 -- Counts one failed login of an address, with or without an account (then u is null): the counter, the lock and the
 -- events are the same. A lock is not prolonged by failures that come while it holds.
 create function auth.record_failed_login(
-  u auth.users, subject text, was_locked boolean, correlation_id text, ip inet, user_agent text
+  u auth.users, subject text, was_locked boolean, correlation_id text, ip inet, user_agent text,
+  action text default 'user_login_failed'
 ) returns void
   language plpgsql volatile parallel unsafe
   as $$
@@ -300,7 +306,7 @@ declare
 begin
   -- While locked, only the 16th, 32nd, 64th … failure is logged, so that guessing does not fill the disk.
   if not was_locked or failures & (failures - 1) = 0 then
-    perform auth.record_event('user_login_failed', 'warning', false, u.id, correlation_id => correlation_id, ip => ip,
+    perform auth.record_event(action, 'warning', false, u.id, correlation_id => correlation_id, ip => ip,
                               user_agent => user_agent,
                               details => jsonb_build_object('failures', failures, 'locked', was_locked));
   end if;
@@ -312,7 +318,7 @@ begin
   end if;
 end
 $$;
-comment on function auth.record_failed_login is 'Internal. Counts, locks and logs a failed login.';
+comment on function auth.record_failed_login is 'Internal. Counts, locks and logs a failed login, or step-up.';
 
 -- What any SQL that changes a user must bring about, in its own transaction; also in a session with row_security = off,
 -- in which the owner, bound by FORCE, could otherwise not work.
@@ -336,16 +342,18 @@ create function auth.end_sessions_of_changed_user() returns trigger
 begin
   if new.disabled_at is not null and old.disabled_at is null then
     perform auth.revoke_live_sessions(new.id, reason => 'user_disabled', severity => 'warning');
+    perform auth.end_personal_access_tokens(new.id, 'user_disabled');
   end if;
   if new.password_verifier is distinct from old.password_verifier
      and new.verifier_renewed_at is not distinct from old.verifier_renewed_at then
     perform auth.record_event('user_password_changed', 'info', true, new.id);
     perform auth.revoke_live_sessions(new.id, reason => 'password_changed');
+    perform auth.end_personal_access_tokens(new.id, 'password_changed');
   end if;
   return null;
 end
 $$;
-comment on function auth.end_sessions_of_changed_user is 'Trigger: disabling a user or changing a password ends the sessions; renewing a verifier at login does not.';
+comment on function auth.end_sessions_of_changed_user is 'Trigger: disabling a user or changing a password ends the sessions and personal access tokens; renewing a verifier at login does not.';
 
 create trigger users_end_sessions after update on auth.users
   for each row when (new.disabled_at is distinct from old.disabled_at
@@ -357,10 +365,11 @@ create function auth.end_sessions_of_removed_member() returns trigger
   as $$
 begin
   perform auth.revoke_live_sessions(old.user_id, of_organization => old.organization_id, reason => 'membership_removed');
+  perform auth.end_personal_access_tokens(old.user_id, 'membership_removed', of_organization => old.organization_id);
   return null;
 end
 $$;
-comment on function auth.end_sessions_of_removed_member is 'Trigger: a session that acts for an organization ends with the membership.';
+comment on function auth.end_sessions_of_removed_member is 'Trigger: a session or personal access token that acts for an organization ends with the membership.';
 
 create trigger organization_members_end_sessions after delete on auth.organization_members
   for each row execute function auth.end_sessions_of_removed_member();

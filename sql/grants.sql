@@ -32,6 +32,8 @@ revoke all on all functions in schema auth from public;
 grant execute on function
   auth.sign_up, auth.begin_login, auth.complete_login, auth.rotate_session_token, auth.end_session,
   auth.assume_session, auth.session_profile, auth.revoke_session, auth.revoke_user_sessions, auth.check_slug,
+  auth.begin_step_up, auth.complete_step_up, auth.step_up_max_age, auth.report_invalid_csrf_token,
+  auth.assume_personal_access_token, auth.create_personal_access_token, auth.revoke_personal_access_token,
   auth.peppers_in_use, auth.maintain_audit_partitions
   to auth_api;
 
@@ -48,7 +50,7 @@ grant execute on function auth.open_federated_session to auth_federation;
 -- Who am I, which everybody may ask who meets a policy; give them to your own roles likewise.
 grant execute on function
   auth.current_user_id, auth.current_organization_id, auth.current_session_id, auth.current_roles, auth.current_scopes,
-  auth.session_is_live, auth.require_auth_age, auth.session_jti, auth.extension_version
+  auth.has_scope, auth.session_is_live, auth.require_auth_age, auth.session_jti, auth.extension_version
   to auth_api, auth_monitor, auth_admin;
 
 -- The mailer works the outbox by these, and reads nothing beside it. Nobody else is shown a link.
@@ -67,5 +69,7 @@ grant select (id, family_id, user_id, organization_id, created_at, auth_time, ex
   on auth.sessions to auth_api, auth_monitor, auth_admin;
 grant select (id, kind, user_id, created_at, expires_at, attempts, next_attempt_at, leased_until, sent_at, failed_at, last_error)
   on auth.mail_outbox to auth_monitor, auth_admin;
+grant select (id, user_id, organization_id, name, scopes, created_at, expires_at, last_used_at, revoked_at, revoked_reason)
+  on auth.personal_access_tokens to auth_api, auth_monitor, auth_admin;
 grant select on auth.audit_log to auth_api, auth_monitor, auth_admin;
 grant select on auth.recovery_windows, auth.identities to auth_monitor, auth_admin;

@@ -14,9 +14,12 @@ create function auth.current_session_id() returns uuid
 comment on function auth.current_session_id is 'The session that was proved in this transaction; null when none.';
 
 create function auth.current_scopes() returns text[]
-  language sql stable parallel restricted
-  return case when auth.current_session_id() is not null then array['*'] end;
-comment on function auth.current_scopes is 'What this identity may do: {*} for a session, which is not limited; null when nobody.';
+  language c stable parallel restricted as 'MODULE_PATHNAME', 'current_scopes_wrapper';
+comment on function auth.current_scopes is 'What this identity may do: {*} for a session, which is not limited; its scopes for a personal access token; null when nobody.';
+
+create function auth.has_scope(scope text) returns boolean
+  language c stable strict parallel restricted as 'MODULE_PATHNAME', 'has_scope_wrapper';
+comment on function auth.has_scope is 'Whether this identity may do that: always for a session, by its scopes for a personal access token, never for nobody. For policies: (select auth.has_scope(''orders:read'')).';
 
 -- Read from the table at each call, not remembered: a role that was taken away is gone at the next statement.
 create function auth.current_roles() returns text[]
@@ -98,7 +101,35 @@ begin
              on m.organization_id = auth.current_organization_id() and m.user_id = u.id
       left join auth.organizations o on o.id = m.organization_id
      where u.id = auth.current_user_id()
-       and auth.current_session_id() = session_profile.session_id;
+       and auth.current_session_id() is not distinct from session_profile.session_id
+       and auth.has_scope('profile:read');
 end
 $$;
-comment on function auth.session_profile is 'User, organization and roles of the session that was proved in this transaction; no row for any other session.';
+comment on function auth.session_profile is 'User, organization and roles of the session that was proved in this transaction; no row for any other session. With null: of the personal access token that was, if it has the scope profile:read.';
+
+create function auth.require_identity(scope text default null) returns uuid
+  language plpgsql stable parallel restricted
+  as $$
+begin
+  if auth.current_user_id() is null then
+    raise exception 'nobody is logged in in this transaction' using errcode = 'invalid_authorization_specification',
+      hint = 'In the same transaction, first: select * from auth.assume_session(session_id, jti);';
+  end if;
+  if case when scope is null then auth.current_session_id() is null else not auth.has_scope(scope) end then
+    raise exception 'this needs %', coalesce('the scope ' || scope, 'a session, not a personal access token')
+      using errcode = 'insufficient_privilege', hint = 'See auth.current_scopes().';
+  end if;
+  return auth.current_user_id();
+end
+$$;
+comment on function auth.require_identity is 'Internal. The proved user, or an error: 28000 when nobody, 42501 when a personal access token lacks the scope (or, without a scope, whenever it is no session).';
+
+-- One word for the door in front of whatever a stolen session must not do by itself.
+create function auth.recently_authenticated() returns boolean
+  language plpgsql stable parallel restricted
+  as $$
+begin
+  return auth.require_auth_age(auth.setting('step_up_max_age')::interval);
+end
+$$;
+comment on function auth.recently_authenticated is 'Internal. Whether the proved session is live and its user logged in, or stepped up, within auth_sessions.step_up_max_age. A function that needs it answers with the outcome step_up_required.';

@@ -21,18 +21,24 @@ create policy operators_read on auth.users for select to auth_monitor, auth_admi
 create policy operators_read on auth.organizations for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.organization_members for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.identities for select to auth_monitor, auth_admin using (true);
+create policy operators_read on auth.personal_access_tokens for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.sessions for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.mail_outbox for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.recovery_windows for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.audit_log for select to auth_monitor, auth_admin using (true);
 
+-- What a personal access token may read hangs on its scopes; a session has them all.
 create policy own_rows on auth.users for select to auth_api
-  using (id = (select auth.current_user_id()));
+  using (id = (select auth.current_user_id())
+         and ((select auth.has_scope('profile:read')) or (select auth.has_scope('sessions:read'))));
 create policy own_rows on auth.organizations for select to auth_api
-  using (id = (select auth.current_organization_id()));
+  using (id = (select auth.current_organization_id()) and (select auth.has_scope('organization:read')));
 create policy own_rows on auth.organization_members for select to auth_api
-  using (user_id = (select auth.current_user_id()));
+  using (user_id = (select auth.current_user_id()) and (select auth.has_scope('organization:read')));
 create policy own_rows on auth.sessions for select to auth_api
-  using (user_id = (select auth.current_user_id()));
+  using (user_id = (select auth.current_user_id()) and (select auth.has_scope('sessions:read')));
 create policy own_rows on auth.audit_log for select to auth_api
-  using (user_id = (select auth.current_user_id()));
+  using (user_id = (select auth.current_user_id()) and (select auth.has_scope('security_events:read')));
+-- Never by a personal access token: it shall not learn of others.
+create policy own_rows on auth.personal_access_tokens for select to auth_api
+  using (user_id = (select auth.current_user_id()) and (select auth.current_session_id()) is not null);

@@ -33,9 +33,9 @@ create function auth.decide_rotation(
   language c immutable parallel safe as 'MODULE_PATHNAME', 'decide_rotation_wrapper';
 comment on function auth.decide_rotation is 'Internal. The decision table of rotation: a pure function of the row, what was presented, the clock and the policy. Says unknown, revoked, expired, rotate, retry, replay, ahead or fast_forward.';
 
-create function auth.set_identity(user_id uuid, organization_id uuid, session_id uuid) returns void
+create function auth.set_identity(user_id uuid, organization_id uuid, session_id uuid, scopes text[] default null) returns void
   language c volatile parallel unsafe as 'MODULE_PATHNAME', 'set_identity_wrapper';
-comment on function auth.set_identity is 'Internal. Makes this the identity of the current transaction; called only after a proof was checked.';
+comment on function auth.set_identity is 'Internal. Makes this the identity of the current transaction, a session''s or (with scopes, without a session) a personal access token''s; called only after a proof was checked.';
 
 create function auth.calling_role() returns name
   language c stable parallel restricted as 'MODULE_PATHNAME', 'calling_role_wrapper';

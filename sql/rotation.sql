@@ -118,6 +118,21 @@ end
 $$;
 comment on function auth.grant_of is 'Internal. What a session''s holder is given.';
 
+-- A new access token beside the ones that the session has: nothing about its refresh token is told.
+create function auth.access_of(s auth.sessions, outcome text) returns auth.session_outcome
+  language plpgsql volatile parallel restricted
+  as $$
+declare
+  issued_at timestamptz := date_trunc('second', clock_timestamp(), 'UTC');
+begin
+  return (outcome, s.id, s.family_id, s.user_id, s.organization_id, s.generation, null, null,
+          auth.make_jti(s.lineage_key, s.generation, issued_at), issued_at,
+          s.auth_time, s.amr, s.idle_expires_at, s.expires_at, null,
+          issued_at + auth.setting('access_token_ttl')::interval)::auth.session_outcome;
+end
+$$;
+comment on function auth.access_of is 'Internal. What the holder of an access token is given for a new one.';
+
 -- A replay: end the family (or, by auth_sessions.replay_scope, everything of the user), say so, in this transaction.
 -- The caller holds the session's lock, which for a family is enough; and the user's, where everything ends.
 create function auth.burn_family(

@@ -120,25 +120,12 @@ create function auth.administers(organization_id uuid) returns boolean
      and auth.current_roles() && array['ORGANIZATION_OWNER', 'ORGANIZATION_ADMIN'];
 comment on function auth.administers is 'Internal. Whether the proved session acts for that organization as an owner or admin.';
 
-create function auth.require_identity() returns uuid
-  language plpgsql stable parallel restricted
-  as $$
-begin
-  if auth.current_user_id() is null then
-    raise exception 'nobody is logged in in this transaction' using errcode = 'invalid_authorization_specification',
-      hint = 'In the same transaction, first: select * from auth.assume_session(session_id, jti);';
-  end if;
-  return auth.current_user_id();
-end
-$$;
-comment on function auth.require_identity is 'Internal. The proved user, or an error.';
-
 create function auth.revoke_session(session_id uuid, reason text default 'session_revoked', correlation_id text default null)
   returns boolean
   language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
   as $$
 declare
-  caller uuid := auth.require_identity();
+  caller uuid := auth.require_identity('sessions:write');
   target record;
 begin
   if session_id is null or reason is null then
@@ -164,7 +151,7 @@ create function auth.revoke_user_sessions(
   language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
   as $$
 declare
-  caller uuid := auth.require_identity();
+  caller uuid := auth.require_identity('sessions:write');
   only_in uuid;
 begin
   if user_id is null or reason is null then
@@ -214,6 +201,19 @@ begin
 end
 $$;
 comment on function auth.end_session is 'Logs out by refresh token (RFC 7009): true when this call ended the session. A genuine token of any age will do, and becomes the identity of this transaction.';
+
+create function auth.report_invalid_csrf_token(
+  ip inet default null, user_agent text default null, correlation_id text default null
+) returns void
+  language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
+  as $$
+begin
+  perform auth.require_identity();
+  perform auth.record_refusal('invalid_csrf_token', 'warning', auth.current_user_id(), auth.current_organization_id(),
+                              auth.current_session_id(), auth.current_session_id(), correlation_id, ip, user_agent, '{}');
+end
+$$;
+comment on function auth.report_invalid_csrf_token is 'Records that a request with the proved session''s cookie came with a CSRF token that is not its own: another page may be at work.';
 
 -- Expired or revoked longer ago than the retention. Rows in use are skipped, never waited for.
 create function auth.cleanup_expired_sessions(batch_size int, retention interval) returns bigint

@@ -223,6 +223,34 @@ comment on column auth.mail_outbox.variables is 'What the template needs, the li
 comment on column auth.mail_outbox.expires_at is 'After this nobody could use it: given up instead of sent.';
 comment on column auth.mail_outbox.leased_until is 'A mailer is at it until then; if it dies, another one takes it over.';
 comment on column auth.mail_outbox.failed_at is 'Given up (dead letter): refused for good, tried too often, or expired.';
+-- What a program shows instead of a login. It has no generations: it lives until its end, and is shown once.
+create table auth.personal_access_tokens (
+  id uuid primary key default gen_random_uuid(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  -- No foreign key, as in auth.sessions; it ends with the membership.
+  organization_id uuid,
+  name text not null,
+  lookup_id bytea not null constraint personal_access_tokens_lookup_id_key unique,
+  token_verifier bytea not null,
+  scopes text[] not null,
+  created_at timestamptz not null default clock_timestamp(),
+  expires_at timestamptz not null,
+  last_used_at timestamptz,
+  revoked_at timestamptz,
+  revoked_reason text,
+  constraint personal_access_tokens_check check (
+    char_length(name) between 1 and 100 and name !~ '[[:cntrl:]]'
+    and octet_length(lookup_id) = 16 and octet_length(token_verifier) = 32
+    and cardinality(scopes) between 1 and 50 and array_position(scopes, '*') is null
+    and expires_at > created_at and (revoked_at is null) = (revoked_reason is null))
+);
+create index personal_access_tokens_user_id_idx on auth.personal_access_tokens (user_id);
+comment on table auth.personal_access_tokens is 'Long-lived tokens that a user makes for a program, limited to scopes. Disabling the user or changing the password ends them.';
+comment on column auth.personal_access_tokens.organization_id is 'The organization that the token acts for: the active one of the session that made it.';
+comment on column auth.personal_access_tokens.lookup_id is 'The first 16 bytes of the token: finds the row, proves nothing.';
+comment on column auth.personal_access_tokens.token_verifier is 'SHA-256 of the proof; the proof is SHA-256 of the token''s 32 secret bytes.';
+comment on column auth.personal_access_tokens.scopes is 'What auth.current_scopes() says while the token is used.';
+comment on column auth.personal_access_tokens.last_used_at is 'To the minute: a use within a minute of the last is not written.';
 
 -- An operator opens one after a failover or a restore: then tokens newer than the database are accepted.
 create table auth.recovery_windows (
@@ -308,6 +336,7 @@ select pg_catalog.pg_extension_config_dump('auth.identities', '');
 select pg_catalog.pg_extension_config_dump('auth.accepted_id_tokens', '');
 select pg_catalog.pg_extension_config_dump('auth.sessions', '');
 select pg_catalog.pg_extension_config_dump('auth.one_time_tokens', '');
+select pg_catalog.pg_extension_config_dump('auth.personal_access_tokens', '');
 select pg_catalog.pg_extension_config_dump('auth.recovery_windows', '');
 select pg_catalog.pg_extension_config_dump('auth.instance', '');
 select pg_catalog.pg_extension_config_dump('auth.audit_log_default', '');

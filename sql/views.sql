@@ -8,12 +8,12 @@ begin
     select (auth.grant_of(s, 'shown')).jti
       from auth.sessions s
      where s.id = session_jti.session_id
-       and (s.user_id = auth.current_user_id()
+       and (s.id = auth.current_session_id()
             or pg_has_role(auth.calling_role(), 'auth_monitor', 'usage')
             or pg_has_role(auth.calling_role(), 'auth_admin', 'usage')));
 end
 $$;
-comment on function auth.session_jti is 'The jti of a session''s newest access token: for its owner, auth_monitor and auth_admin; null for others.';
+comment on function auth.session_jti is 'The jti of a session''s newest access token: for that session itself, auth_monitor and auth_admin; null for others. A jti proves its session, so a session that has not been stepped up must not read that of one that has.';
 
 create view auth.active_sessions with (security_invoker = true) as
   select s.id, s.user_id, s.family_id, auth.session_jti(s.id) as current_jti, s.device_hash, s.device_name, s.last_ip_cidr,

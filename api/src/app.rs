@@ -14,9 +14,11 @@ use uuid::Uuid;
 
 use crate::{
     access_token::AccessTokens,
+    cookies::CookiePolicy,
     db::Db,
     error::{Code, Problem},
     keys::TokenKeys,
+    origin::Origins,
     password::Passwords,
     routes,
     upkeep::Readiness,
@@ -39,6 +41,10 @@ pub struct App {
     pub access_token_ttl: Duration,
     /// What a login asks the database for.
     pub refresh_token_ttl: Duration,
+    /// How browsers are to treat our cookies.
+    pub cookies: CookiePolicy,
+    /// Whose pages may call, beside our own.
+    pub origins: Origins,
     /// Hashes passwords.
     pub passwords: Passwords,
     /// Whether the database is right.
@@ -83,6 +89,9 @@ type Api = (
     routes::logout::LogoutApi,
     routes::sessions::SessionsApi,
     routes::account::AccountApi,
+    routes::step_up::StepUpApi,
+    routes::personal_access_tokens::PersonalAccessTokensApi,
+    routes::csrf_token::CsrfTokenApi,
     routes::organizations::OrganizationsApi,
     routes::jwks::JwksApi,
     routes::health::HealthApi,
@@ -97,6 +106,9 @@ fn service() -> OpenApiService<Api, ()> {
         routes::logout::LogoutApi,
         routes::sessions::SessionsApi,
         routes::account::AccountApi,
+        routes::step_up::StepUpApi,
+        routes::personal_access_tokens::PersonalAccessTokensApi,
+        routes::csrf_token::CsrfTokenApi,
         routes::organizations::OrganizationsApi,
         routes::jwks::JwksApi,
         routes::health::HealthApi,

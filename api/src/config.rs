@@ -2,9 +2,13 @@
 
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
+use cookie::SameSite;
+
 use crate::{
     access_token::AccessTokens,
+    cookies::CookiePolicy,
     keys::{GENERATE, Peppers, SigningKeys, TokenKeys},
+    origin::Origins,
     password::Params,
 };
 
@@ -48,6 +52,18 @@ const SETTINGS: &[(&str, &str, &str)] = &[
         "REFRESH_TOKEN_TTL_SECONDS",
         "604800",
         "How long a session outlives its last refresh, 60 to 31536000; the database caps it",
+    ),
+    (
+        "CORS_ORIGINS",
+        "",
+        "Origins of pages, beside the service's own, that may call it with cookies and open sessions, comma-separated: \
+         https://app.example.org",
+    ),
+    (
+        "COOKIE_SAME_SITE",
+        "lax",
+        "lax, strict or none: when cookies go along with requests that another site's page starts. none only for pages \
+         of CORS_ORIGINS that live on another site",
     ),
     ("ARGON2_MEMORY_KIB", "65536", "Argon2id memory of one hash, in KiB"),
     ("ARGON2_ITERATIONS", "3", "Argon2id passes"),
@@ -141,6 +157,10 @@ pub struct Config {
     pub access_token_ttl: Duration,
     /// What a login asks the database for.
     pub refresh_token_ttl: Duration,
+    /// How browsers are to treat cookies.
+    pub cookies: CookiePolicy,
+    /// Whose pages may call.
+    pub origins: Origins,
     /// Password hashing.
     pub passwords: PasswordConfig,
 }
@@ -239,6 +259,15 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         Ok(PasswordConfig { params: params.checked()?, concurrency, queue })
     }
 
+    fn same_site(&self) -> Result<SameSite, ConfigError> {
+        match self.text("COOKIE_SAME_SITE").as_str() {
+            "lax" => Ok(SameSite::Lax),
+            "strict" => Ok(SameSite::Strict),
+            "none" => Ok(SameSite::None),
+            other => Err(ConfigError(format!("COOKIE_SAME_SITE={other} cannot be used: it is lax, strict or none."))),
+        }
+    }
+
     fn config(&self) -> Result<Config, ConfigError> {
         let signing_keys = SigningKeys::parse("JWT_SIGNING_KEYS", &self.key("JWT_SIGNING_KEYS")?)?;
         Ok(Config {
@@ -249,6 +278,8 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             access_tokens: AccessTokens::new(signing_keys, self.text("JWT_ISSUER"), self.text("JWT_AUDIENCE")),
             access_token_ttl: Duration::from_secs(self.number("ACCESS_TOKEN_TTL_SECONDS", 10, 86_400)?),
             refresh_token_ttl: Duration::from_secs(self.number("REFRESH_TOKEN_TTL_SECONDS", 60, 31_536_000)?),
+            cookies: CookiePolicy { same_site: self.same_site()? },
+            origins: self.parsed("CORS_ORIGINS")?,
             passwords: self.passwords()?,
         })
     }

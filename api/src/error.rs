@@ -53,6 +53,20 @@ codes! {
     InvalidCredentials = UNAUTHORIZED, "The e-mail or the password is wrong.";
     /// Every reason for which a refresh token is refused.
     InvalidRefreshToken = UNAUTHORIZED, "The refresh token is not valid, or not any more. Log in again.";
+    /// The user must prove once more who they are, at `/api/auth/step-up` (RFC 9470).
+    StepUpRequired = UNAUTHORIZED, "This needs a recent authentication: step up, then try again.";
+    /// A personal access token is not enough: log in.
+    SessionRequired = FORBIDDEN, "This needs a session: a personal access token will not do.";
+    /// The personal access token lacks the scope.
+    InsufficientScope = FORBIDDEN, "The personal access token lacks the scope for this.";
+    /// A request that is authenticated by cookie came without the header `x-csrf-token`.
+    CsrfTokenMissing = FORBIDDEN, "A request by cookie needs the header x-csrf-token: see /api/auth/csrf-token.";
+    /// The CSRF token is not the one of this session.
+    CsrfTokenInvalid = FORBIDDEN, "The header x-csrf-token does not fit this session: see /api/auth/csrf-token.";
+    /// A page of another site tried to open a session here.
+    CrossSiteRequest = FORBIDDEN, "This page may not open a session here.";
+    /// The e-mail of the account is not verified yet.
+    EmailNotVerified = FORBIDDEN, "Verify the e-mail of the account first.";
     /// No such path.
     NotFound = NOT_FOUND, "There is nothing here.";
     /// No such session of the caller.
@@ -65,6 +79,10 @@ codes! {
     EmailTaken = CONFLICT, "There is an account with this e-mail already.";
     /// An organization with this slug exists.
     SlugTaken = CONFLICT, "There is an organization with this slug already.";
+    /// The user has as many personal access tokens as one may have.
+    TooManyTokens = CONFLICT, "There are 50 personal access tokens already: revoke one first.";
+    /// No such personal access token of the caller.
+    TokenNotFound = NOT_FOUND, "There is no such personal access token.";
     /// The body is larger than any request of this service needs.
     BodyTooLarge = PAYLOAD_TOO_LARGE, "The body is too large.";
     /// The body is of another media type.
@@ -77,6 +95,8 @@ codes! {
     InvalidPassword = UNPROCESSABLE_ENTITY, "The password must have 8 to 128 characters.";
     /// A name is empty, too long, or has control characters.
     InvalidName = UNPROCESSABLE_ENTITY, "A name must have 1 to 200 characters, none of them control, and not be blank.";
+    /// There are no scopes, too many, or one is no word of a-z, 0-9 and `_.:-`.
+    InvalidScope = UNPROCESSABLE_ENTITY, "Scopes are 1 to 50 words like sessions:read, of a-z, 0-9 and _ . : -";
     /// The slug has the wrong form.
     InvalidSlug = UNPROCESSABLE_ENTITY, "A slug must have 3 to 50 characters: a-z, 0-9, single hyphens between them.";
     /// The slug is a reserved word.
@@ -85,6 +105,8 @@ codes! {
     InvalidDescription = UNPROCESSABLE_ENTITY, "The description must have at most 2000 characters.";
     /// The web site is not an http(s) address.
     InvalidWebsite = UNPROCESSABLE_ENTITY, "The web site must be an http(s) address of at most 500 characters.";
+    /// Too many requests: wait for `Retry-After`.
+    RateLimited = TOO_MANY_REQUESTS, "Too many requests. Wait, then try again.";
     /// Too many failed logins: wait for `Retry-After`.
     AccountLocked = TOO_MANY_REQUESTS, "Too many failed logins. Wait, then try again.";
     /// Our fault. The log has the reason, under the request id.
@@ -139,12 +161,14 @@ pub struct Problem {
     detail: Cow<'static, str>,
     /// Seconds after which trying again makes sense (`Retry-After`, RFC 9110 §10.2.3).
     retry_after: Option<u64>,
+    /// What RFC 6750 or RFC 9470 wants beside the realm in `WWW-Authenticate`.
+    challenge: Option<String>,
 }
 
 impl From<Code> for Problem {
     fn from(code: Code) -> Self {
         let retry_after = (code.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(1);
-        Self { code, detail: Cow::Borrowed(code.detail()), retry_after }
+        Self { code, detail: Cow::Borrowed(code.detail()), retry_after, challenge: challenge(code) }
     }
 }
 
@@ -163,6 +187,20 @@ impl Problem {
     /// With the time to wait; rounded up, so that a client that waits as long is not refused again.
     pub fn with_retry_after(code: Code, seconds: f64) -> Self {
         Self { retry_after: Some(seconds.ceil().max(1.0) as u64), ..code.into() }
+    }
+
+    /// A recent authentication is wanted, no older than these seconds (RFC 9470 §3).
+    pub fn step_up_required(max_age: i64) -> Self {
+        let challenge = format!(
+            r#"error="insufficient_user_authentication", error_description="A recent authentication is required", max_age="{max_age}""#
+        );
+        Self { challenge: Some(challenge), ..Code::StepUpRequired.into() }
+    }
+
+    /// A personal access token lacks this scope (RFC 6750 §3.1).
+    pub fn insufficient_scope(scope: &str) -> Self {
+        let challenge = format!(r#"error="insufficient_scope", scope="{scope}""#);
+        Self { challenge: Some(challenge), ..Code::InsufficientScope.into() }
     }
 
     /// The refusal that stands for a bare status of the framework (unknown route, wrong method, …).
@@ -202,19 +240,23 @@ impl Problem {
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
-        if self.code.status() == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge(self.code)));
+        let challenge = match &self.challenge {
+            Some(error) => Some(format!(r#"{REALM}, {error}"#)),
+            None if self.code.status() == StatusCode::UNAUTHORIZED => Some(REALM.to_owned()),
+            None => None,
+        };
+        if let Some(Ok(challenge)) = challenge.map(HeaderValue::try_from) {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
         response
     }
 }
 
+const REALM: &str = r#"Bearer realm="auth_sessions""#;
+
 /// RFC 6750 §3: an error only when a token was shown.
-fn challenge(code: Code) -> &'static str {
-    match code {
-        Code::InvalidAccessToken => r#"Bearer realm="auth_sessions", error="invalid_token""#,
-        _ => r#"Bearer realm="auth_sessions""#,
-    }
+fn challenge(code: Code) -> Option<String> {
+    (code == Code::InvalidAccessToken).then(|| r#"error="invalid_token""#.to_owned())
 }
 
 impl From<Problem> for poem::Error {
@@ -245,6 +287,12 @@ pub const BODY: &[Code] = &[
 pub const DATABASE: &[Code] = &[Code::DatabaseUnavailable, Code::Overloaded];
 /// What every operation for a logged-in user may answer.
 pub const CREDENTIAL: &[Code] = &[Code::AuthenticationRequired, Code::InvalidAccessToken];
+/// What it may answer besides, when a personal access token with the scope will do.
+pub const SCOPE: &[Code] = &[Code::InsufficientScope];
+/// What it may answer besides, when only a session will do.
+pub const SESSION: &[Code] = &[Code::SessionRequired];
+/// What it may answer besides, when it changes something.
+pub const CSRF: &[Code] = &[Code::CsrfTokenMissing, Code::CsrfTokenInvalid];
 /// What any operation may answer.
 const ALWAYS: &[Code] = &[Code::InternalError, Code::Timeout];
 
@@ -275,6 +323,12 @@ impl<R: Refusals> From<Problem> for Fail<R> {
 impl<R: Refusals> From<Code> for Fail<R> {
     fn from(code: Code) -> Self {
         Problem::from(code).into()
+    }
+}
+
+impl<R: Refusals> From<(Code, &'static str)> for Fail<R> {
+    fn from(refusal: (Code, &'static str)) -> Self {
+        Problem::from(refusal).into()
     }
 }
 

@@ -174,6 +174,21 @@ rule! {
     }
 }
 rule! {
+    /// The name of a personal access token.
+    TokenName, (Code::InvalidName, "The name must have 1 to 100 characters, none of them control, and not be blank."),
+    text(1, 100),
+    |value| count(value, 1, 100) && !value.chars().any(is_control) && !value.trim().is_empty()
+}
+rule! {
+    /// What a personal access token may do.
+    ScopeName, Code::InvalidScope,
+    MetaSchema { pattern: Some("^[a-z][a-z0-9_.:-]{0,63}$".into()), ..text(1, 64) },
+    |value| {
+        let rest = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.:-".contains(&b);
+        value.len() <= 64 && value.starts_with(|c: char| c.is_ascii_lowercase()) && value.bytes().all(rest)
+    }
+}
+rule! {
     /// The name of an organization in URLs.
     Slug, Code::InvalidSlug, MetaSchema { pattern: Some("^[a-z0-9]+(-[a-z0-9]+)*$".into()), ..text(3, 50) }, |value| {
         let part = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());

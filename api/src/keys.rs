@@ -14,6 +14,7 @@ use jsonwebtoken::{
     jwk::{AlgorithmParameters, Jwk, ThumbprintHash},
 };
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 /// A command that prints a fresh key, for messages.
@@ -85,12 +86,14 @@ fn parse_secret(text: &str) -> Result<Zeroizing<Vec<u8>>, &'static str> {
     if distinct < 16 { Err("is not random") } else { Ok(bytes) }
 }
 
-/// One key of `HMAC_SECRETS`, as the sub-keys that are used of it.
+/// One key of `HMAC_SECRETS`, as the sub-keys that are used of it: one for each purpose, so that no value of one is ever
+/// taken for that of another.
 pub struct TokenKey {
     /// Stands in front of every refresh token.
     pub id: [u8; 4],
     mac: Zeroizing<[u8; 32]>,
     derive: Zeroizing<[u8; 32]>,
+    csrf: Zeroizing<[u8; 32]>,
 }
 
 impl TokenKey {
@@ -105,12 +108,18 @@ impl TokenKey {
             id: secret.id(),
             mac: expand(b"auth_sessions refresh token mac v1"),
             derive: expand(b"auth_sessions refresh token derive v1"),
+            csrf: expand(b"auth_sessions csrf token v1"),
         }
     }
 
     /// The tag that keeps garbage away from the database.
     pub fn tag(&self, message: &[u8]) -> [u8; 32] {
         hmac_sha256(&*self.mac, &[message])
+    }
+
+    /// What a page has to show beside the cookies of this session.
+    pub fn csrf_tag(&self, session_id: Uuid) -> [u8; 32] {
+        hmac_sha256(&*self.csrf, &[session_id.as_bytes()])
     }
 
     /// A pseudo-random value that only this key can repeat.
@@ -131,6 +140,11 @@ impl TokenKeys {
     /// The key that issues.
     pub fn first(&self) -> &TokenKey {
         &self.0[0]
+    }
+
+    /// All of them, the one that issues first.
+    pub fn all(&self) -> &[TokenKey] {
+        &self.0
     }
 
     /// The key of that name.

@@ -4,6 +4,7 @@
 mod access_token;
 mod app;
 mod config;
+mod cookies;
 mod credential;
 mod db;
 mod device;
@@ -11,7 +12,9 @@ mod error;
 mod field;
 mod json;
 mod keys;
+mod origin;
 mod password;
+mod personal_access_token;
 mod refresh_token;
 mod routes;
 mod server;
@@ -102,6 +105,8 @@ async fn run(config: Config) -> Result<(), String> {
         token_keys: config.token_keys,
         access_tokens: config.access_tokens,
         access_token_ttl: config.access_token_ttl,
+        cookies: config.cookies,
+        origins: config.origins,
         refresh_token_ttl: config.refresh_token_ttl,
         passwords: Passwords::new(hashing.params, config.peppers, hashing.concurrency, hashing.queue),
         readiness: Default::default(),

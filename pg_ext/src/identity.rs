@@ -4,26 +4,29 @@
 //! compared with the running transaction's at every reading. So COMMIT, ROLLBACK and PREPARE TRANSACTION end it by
 //! construction, without callbacks; a transaction pooler cannot leak it; and no SET can forge it.
 
-use crate::arguments::required;
+use crate::arguments::{refuse, required};
+use pgrx::PgSqlErrorCode;
 use pgrx::Uuid;
 use pgrx::prelude::*;
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::ffi::CStr;
 
 /// Whose proof was checked in a transaction.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Identity {
     /// The user.
     pub user_id: Uuid,
-    /// The session's active organization.
+    /// The active organization.
     pub organization_id: Option<Uuid>,
-    /// The session.
-    pub session_id: Uuid,
+    /// The session; none for a personal access token.
+    pub session_id: Option<Uuid>,
+    /// What a personal access token may do; none for a session, which is not limited.
+    pub scopes: Option<Vec<String>>,
 }
 
 thread_local! {
     /// A backend has one thread and runs one transaction at a time, so one slot is enough.
-    static ASSUMED: Cell<Option<(pg_sys::LocalTransactionId, Identity)>> = const { Cell::new(None) };
+    static ASSUMED: RefCell<Option<(pg_sys::LocalTransactionId, Identity)>> = const { RefCell::new(None) };
 }
 
 /// The running transaction's local id: never 0 inside one, and not used again by this backend for 2^32 transactions.
@@ -40,35 +43,62 @@ fn local_transaction_id() -> pg_sys::LocalTransactionId {
 
 /// Makes this the identity until the transaction ends. The caller has checked a proof.
 pub fn assume(identity: Identity) {
-    ASSUMED.set(Some((local_transaction_id(), identity)));
+    ASSUMED.replace(Some((local_transaction_id(), identity)));
 }
 
-fn current() -> Option<Identity> {
-    ASSUMED.get().filter(|(transaction, _)| *transaction == local_transaction_id()).map(|(_, identity)| identity)
+/// What is read of the identity; nothing when this transaction has none.
+fn current<T>(read: impl FnOnce(&Identity) -> T) -> Option<T> {
+    ASSUMED.with_borrow(|assumed| {
+        let (transaction, identity) = assumed.as_ref()?;
+        (*transaction == local_transaction_id()).then(|| read(identity))
+    })
 }
 
+/// A session's, or a personal access token's with its scopes: neither, or both, would be an identity without limits.
 #[pg_extern(sql = false)]
-fn set_identity(user_id: Option<Uuid>, organization_id: Option<Uuid>, session_id: Option<Uuid>) {
-    assume(Identity {
-        user_id: required(user_id, "user_id"),
-        organization_id,
-        session_id: required(session_id, "session_id"),
-    });
+fn set_identity(
+    user_id: Option<Uuid>,
+    organization_id: Option<Uuid>,
+    session_id: Option<Uuid>,
+    scopes: Option<Vec<String>>,
+) {
+    if session_id.is_some() == scopes.is_some() {
+        refuse(
+            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            "an identity has a session or scopes, and not both",
+            "Scopes are those of a personal access token.",
+        );
+    }
+    assume(Identity { user_id: required(user_id, "user_id"), organization_id, session_id, scopes });
 }
 
 #[pg_extern(sql = false)]
 fn current_user_id() -> Option<Uuid> {
-    current().map(|identity| identity.user_id)
+    current(|identity| identity.user_id)
 }
 
 #[pg_extern(sql = false)]
 fn current_organization_id() -> Option<Uuid> {
-    current().and_then(|identity| identity.organization_id)
+    current(|identity| identity.organization_id).flatten()
 }
 
 #[pg_extern(sql = false)]
 fn current_session_id() -> Option<Uuid> {
-    current().map(|identity| identity.session_id)
+    current(|identity| identity.session_id).flatten()
+}
+
+#[pg_extern(sql = false)]
+fn current_scopes() -> Option<Vec<String>> {
+    current(|identity| identity.scopes.clone().unwrap_or_else(|| vec!["*".to_owned()]))
+}
+
+#[pg_extern(sql = false)]
+fn has_scope(scope: &str) -> bool {
+    let granted = |identity: &Identity| match &identity.scopes {
+        None => true,
+        Some(scopes) => scopes.iter().any(|granted| granted == scope),
+    };
+    current(granted).unwrap_or(false)
 }
 
 /// The role outside all SECURITY DEFINER functions; `current_user` inside one is its owner.

@@ -217,7 +217,7 @@ impl Request<'_> {
         let lineage_key = required(rotated.get::<&[u8]>(4)?, "lineage_key");
         let rotated_at = required(rotated.get::<TimestampWithTimeZone>(5)?, "rotated_at");
         let issued_at = unix_second(rotated_at);
-        identity::assume(Identity { user_id, organization_id, session_id: self.session_id });
+        identity::assume(Identity { user_id, organization_id, session_id: Some(self.session_id), scopes: None });
         Ok(Some((
             Some("rotated".into()),
             Some(self.session_id),

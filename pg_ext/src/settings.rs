@@ -28,6 +28,7 @@ static REFRESH_IDLE_TTL: GucSetting<i32> = GucSetting::<i32>::new(7 * DAY);
 static SESSION_MAX_AGE: GucSetting<i32> = GucSetting::<i32>::new(30 * DAY);
 static RETRY_WINDOW: GucSetting<i32> = GucSetting::<i32>::new(60);
 static RETRY_WINDOW_MAX: GucSetting<i32> = GucSetting::<i32>::new(600);
+static STEP_UP_MAX_AGE: GucSetting<i32> = GucSetting::<i32>::new(300);
 static SESSION_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * DAY);
 static MAX_SESSIONS_PER_USER: GucSetting<i32> = GucSetting::<i32>::new(0);
 static REPLAY_SCOPE: GucSetting<ReplayScope> = GucSetting::<ReplayScope>::new(ReplayScope::family);
@@ -71,6 +72,13 @@ pub fn register() {
         c"The longest retry window that a client may ask for at login.",
         &RETRY_WINDOW_MAX,
         0,
+        DAY,
+    );
+    duration(
+        c"auth_sessions.step_up_max_age",
+        c"How recently a user must have proved who they are for a sensitive operation.",
+        &STEP_UP_MAX_AGE,
+        1,
         DAY,
     );
     duration(
@@ -140,6 +148,7 @@ fn setting(name: &str) -> String {
         "session_max_age" => seconds(&SESSION_MAX_AGE),
         "retry_window" => seconds(&RETRY_WINDOW),
         "retry_window_max" => seconds(&RETRY_WINDOW_MAX),
+        "step_up_max_age" => seconds(&STEP_UP_MAX_AGE),
         "session_retention" => seconds(&SESSION_RETENTION),
         "max_sessions_per_user" => MAX_SESSIONS_PER_USER.get().to_string(),
         "replay_scope" => match REPLAY_SCOPE.get() {

@@ -14,8 +14,12 @@ assert.ok(signup.data, JSON.stringify(signup.error));
 assert.equal(signup.data.user.email, "ada@example.org");
 assert.equal(signup.data.tokenType, "Bearer");
 
+// Absent when tokens are delivered by cookie, which nobody asked for here.
+assert.ok(signup.data.refreshToken);
+
 const refreshed = await client.POST("/api/auth/refresh", { body: { refreshToken: signup.data.refreshToken } });
 assert.ok(refreshed.data, JSON.stringify(refreshed.error));
+assert.ok(refreshed.data.refreshToken && refreshed.data.accessToken);
 assert.notEqual(refreshed.data.refreshToken, signup.data.refreshToken);
 assert.equal(refreshed.data.user.id, signup.data.user.id);
 

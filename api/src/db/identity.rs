@@ -1,21 +1,21 @@
-//! What is done in the name of a session: the identity is assumed in the very statement, or transaction, that acts.
-//!
-//! `assume_session` gives no row for a session that has ended, so every function here says None for "not logged in any
-//! more", whatever the access token said. Where the acting function takes its place behind `assume_session` in one
-//! statement, it is called once for each row of that, hence after it, or never.
+//! What a logged-in user sees and ends of their own.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Db, Profile, column, named, refused};
-use crate::{credential::Credential, error::Problem};
+use super::{Db, Profile, Scope, column, named};
+use crate::{
+    credential::{Credential, SessionCredential},
+    device::Caller,
+    error::Problem,
+};
 
 /// Who is logged in.
 pub struct Me {
     /// The user, and the organization that the session acts for.
     pub profile: Profile,
-    /// When the user last proved who they are.
-    pub auth_time: DateTime<Utc>,
+    /// When the user last proved who they are; nothing for a personal access token.
+    pub auth_time: Option<DateTime<Utc>>,
 }
 
 /// One of the user's live sessions.
@@ -32,40 +32,29 @@ pub struct ListedSession {
     pub last_used_at: DateTime<Utc>,
     /// When it ends.
     pub expires_at: DateTime<Utc>,
+    /// Whether it is the one that asks.
+    pub is_current: bool,
 }
 
 impl Db {
     /// Who this is.
-    pub async fn me(&self, who: &Credential) -> Result<Option<Me>, Problem> {
-        // The case makes the second call need the first one's row: the planner may not turn them round.
-        let sql = "select a.auth_time, p.* from auth.assume_session(session_id => $1, jti => $2) a \
-            join lateral auth.session_profile(case when a.user_id is not null then $1 end) p on true";
-        let Some(row) = self.optional(sql, &[&who.session_id, &who.jti]).await? else { return Ok(None) };
-        Ok(Some(Me { profile: Profile::read(&row)?, auth_time: named(&row, "auth_time")? }))
+    pub async fn me(&self, who: &Credential, caller: &Caller) -> Result<Me, Problem> {
+        let acting = self.act_as(who, Scope::ProfileRead, caller).await?;
+        let sql = "select p.*, (select s.auth_time from auth.sessions s where s.id = auth.current_session_id()) as auth_time \
+            from auth.session_profile(auth.current_session_id()) p";
+        let row = acting.one(sql, &[]).await?;
+        acting.commit().await?;
+        Ok(Me { profile: Profile::read(&row)?, auth_time: named(&row, "auth_time")? })
     }
 
     /// The user's live sessions, the last used first.
-    pub async fn list_sessions(&self, who: &Credential) -> Result<Option<Vec<ListedSession>>, Problem> {
-        let assume = "select from auth.assume_session(session_id => $1, jti => $2)";
-        let list = "select id, device_name, last_ip_cidr::text as network, created_at, last_used, expires_at \
+    pub async fn list_sessions(&self, who: &Credential, caller: &Caller) -> Result<Vec<ListedSession>, Problem> {
+        let acting = self.act_as(who, Scope::SessionsRead, caller).await?;
+        let sql = "select id, device_name, last_ip_cidr::text as network, created_at, last_used, expires_at, \
+                id is not distinct from auth.current_session_id() as is_current \
             from auth.active_sessions where user_id = (select auth.current_user_id()) order by last_used desc, id";
-        let mut connection = self.connection().await?;
-        // Reading the view is a statement of its own: within one, nothing says that its policies look at the identity
-        // after the other function has assumed it.
-        let result = async {
-            let transaction = connection.transaction().await?;
-            let assume = transaction.prepare_cached(assume).await?;
-            let list = transaction.prepare_cached(list).await?;
-            let assumed = transaction.query_opt(&assume, &[&who.session_id, &who.jti]).await?;
-            let rows = transaction.query(&list, &[]).await?;
-            transaction.commit().await?;
-            Ok(assumed.map(|_| rows))
-        };
-        let rows = match result.await {
-            Ok(None) => return Ok(None),
-            Ok(Some(rows)) => rows,
-            Err(error) => return Err(refused(connection, &error)),
-        };
+        let rows = acting.all(sql, &[]).await?;
+        acting.commit().await?;
         let session = |row| {
             Ok(ListedSession {
                 id: named(row, "id")?,
@@ -74,32 +63,45 @@ impl Db {
                 created_at: named(row, "created_at")?,
                 last_used_at: named(row, "last_used")?,
                 expires_at: named(row, "expires_at")?,
+                is_current: named(row, "is_current")?,
             })
         };
-        rows.iter().map(session).collect::<Result<_, _>>().map(Some)
+        rows.iter().map(session).collect()
     }
 
-    /// Ends another session of the user, or of the organization that the user manages. Some(false): there is none.
-    pub async fn revoke_session(&self, who: &Credential, id: Uuid, request_id: &str) -> Result<Option<bool>, Problem> {
-        let sql = "select auth.revoke_session(session_id => $3, correlation_id => $4) \
-            from auth.assume_session(session_id => $1, jti => $2)";
-        let row = self.optional(sql, &[&who.session_id, &who.jti, &id, &request_id]).await?;
-        row.map(|row| column(&row, 0)).transpose()
+    /// Ends a session of the user, or of the organization that the user manages. False: there is none.
+    pub async fn revoke_session(&self, who: &Credential, id: Uuid, caller: &Caller) -> Result<bool, Problem> {
+        let acting = self.act_as(who, Scope::SessionsWrite, caller).await?;
+        let sql = "select auth.revoke_session(session_id => $1, correlation_id => $2)";
+        let row = acting.one(sql, &[&id, &caller.request_id]).await?;
+        acting.commit().await?;
+        column(&row, 0)
     }
 
-    /// Ends this session.
-    pub async fn log_out(&self, who: &Credential, request_id: &str) -> Result<Option<u32>, Problem> {
-        let sql = "select auth.revoke_session(session_id => $1, reason => 'logged_out', correlation_id => $3) \
-            from auth.assume_session(session_id => $1, jti => $2)";
-        let row = self.optional(sql, &[&who.session_id, &who.jti, &request_id]).await?;
-        row.map(|row| column::<bool>(&row, 0).map(u32::from)).transpose()
+    /// Ends this session; how many that were.
+    pub async fn log_out(&self, who: &SessionCredential, caller: &Caller) -> Result<u32, Problem> {
+        let acting = self.act_as_session(who).await?;
+        let sql = "select auth.revoke_session(session_id => $1, reason => 'logged_out', correlation_id => $2)";
+        let row = acting.one(sql, &[&who.session_id, &caller.request_id]).await?;
+        acting.commit().await?;
+        column::<bool>(&row, 0).map(u32::from)
     }
 
     /// Ends all sessions of the user; how many.
-    pub async fn log_out_everywhere(&self, who: &Credential, request_id: &str) -> Result<Option<u32>, Problem> {
-        let sql = "select auth.revoke_user_sessions(user_id => a.user_id, reason => 'logged_out', \
-                correlation_id => $3) from auth.assume_session(session_id => $1, jti => $2) a";
-        let row = self.optional(sql, &[&who.session_id, &who.jti, &request_id]).await?;
-        row.map(|row| column::<i32>(&row, 0).map(i32::unsigned_abs)).transpose()
+    pub async fn log_out_everywhere(&self, who: &Credential, caller: &Caller) -> Result<u32, Problem> {
+        let acting = self.act_as(who, Scope::SessionsWrite, caller).await?;
+        let sql = "select auth.revoke_user_sessions(user_id => auth.current_user_id(), reason => 'logged_out', \
+                correlation_id => $1)";
+        let row = acting.one(sql, &[&caller.request_id]).await?;
+        acting.commit().await?;
+        column::<i32>(&row, 0).map(i32::unsigned_abs)
+    }
+
+    /// Records that a request of this session's cookie came with a CSRF token that is not its own.
+    pub async fn report_invalid_csrf_token(&self, who: &SessionCredential, caller: &Caller) -> Result<(), Problem> {
+        let acting = self.act_as_session(who).await?;
+        let sql = "select auth.report_invalid_csrf_token(ip => $1, user_agent => $2, correlation_id => $3)";
+        acting.one(sql, &[&caller.ip, &caller.user_agent, &caller.request_id]).await?;
+        acting.commit().await
     }
 }

@@ -4,8 +4,11 @@
 //! expected outcome is data, so an error here is always "not available" or a bug, and its text never reaches a client;
 //! who is acting is told to the database in the statement, or the transaction, that acts.
 
+mod acting;
 mod identity;
+mod personal_access_tokens;
 mod sessions;
+mod step_up;
 
 use std::{net::IpAddr, time::Duration};
 
@@ -21,7 +24,9 @@ use deadpool_postgres::{
 use rustls_platform_verifier::BuilderVerifierExt;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-pub use self::sessions::{Grant, Login, NewAccount, Profile, Rotation, SignUp};
+pub use self::acting::Scope;
+pub use self::sessions::{AccessGrant, Grant, Login, NewAccount, Profile, Rotation, SignUp};
+pub use self::step_up::StepUp;
 use crate::{
     config::DatabaseConfig,
     error::{Code, Problem},
@@ -149,11 +154,13 @@ impl Db {
     }
 
     async fn one(&self, sql: &'static str, params: Params<'_>) -> Result<Row, Problem> {
-        self.optional(sql, params).await?.ok_or_else(|| {
-            tracing::error!(sql, "no row where there always is one");
-            Code::InternalError.into()
-        })
+        self.optional(sql, params).await?.ok_or_else(|| no_row(sql))
     }
+}
+
+fn no_row(sql: &'static str) -> Problem {
+    tracing::error!(sql, "no row where there always is one");
+    Code::InternalError.into()
 }
 
 fn is_remote(host: &Host) -> bool {

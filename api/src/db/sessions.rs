@@ -12,16 +12,10 @@ use crate::{
     refresh_token::{Presented, RotationNonce, TokenSecret},
 };
 
-/// An open session, as the database tells it, with who it belongs to.
-pub struct Grant {
+/// What an access token is made of, as the database tells it.
+pub struct AccessGrant {
     /// The session.
     pub session_id: Uuid,
-    /// How often it was rotated; the token of this answer is of this generation.
-    pub generation: i32,
-    /// The database's mark on that token.
-    pub ticket: [u8; 16],
-    /// Only of a rotation: what the token's secret is derived with.
-    pub rotation_nonce: Option<RotationNonce>,
     /// The database's mark on the access token.
     pub jti: Uuid,
     /// When that mark was minted: the access token's life begins there.
@@ -30,14 +24,26 @@ pub struct Grant {
     pub auth_time: DateTime<Utc>,
     /// How (RFC 8176).
     pub amr: Vec<String>,
-    /// When it ends unless it is refreshed.
-    pub idle_expires_at: DateTime<Utc>,
-    /// When it ends in any case.
-    pub expires_at: DateTime<Utc>,
     /// When the jti stops proving anything to the database.
     pub access_expires_at: DateTime<Utc>,
     /// Whose it is.
     pub profile: Profile,
+}
+
+/// An open session, with what its refresh token is made of.
+pub struct Grant {
+    /// The access token's part.
+    pub access: AccessGrant,
+    /// How often it was rotated; the token of this answer is of this generation.
+    pub generation: i32,
+    /// The database's mark on that token.
+    pub ticket: [u8; 16],
+    /// Only of a rotation: what the token's secret is derived with.
+    pub rotation_nonce: Option<RotationNonce>,
+    /// When it ends unless it is refreshed.
+    pub idle_expires_at: DateTime<Utc>,
+    /// When it ends in any case.
+    pub expires_at: DateTime<Utc>,
 }
 
 /// Who a session belongs to.
@@ -96,25 +102,35 @@ impl Profile {
     }
 }
 
+impl AccessGrant {
+    /// Of a row of `auth.session_outcome`, joined with `auth.session_profile`.
+    pub(super) fn read(row: &Row) -> Result<Self, Problem> {
+        Ok(Self {
+            session_id: named(row, "session_id")?,
+            jti: named(row, "jti")?,
+            issued_at: named(row, "issued_at")?,
+            auth_time: named(row, "auth_time")?,
+            amr: named(row, "amr")?,
+            access_expires_at: named(row, "access_expires_at")?,
+            profile: Profile::read(row)?,
+        })
+    }
+}
+
 impl Grant {
-    fn read(row: &Row) -> Result<Box<Self>, Problem> {
+    /// The same.
+    pub(super) fn read(row: &Row) -> Result<Box<Self>, Problem> {
         let rotation_nonce = match named::<Option<&[u8]>>(row, "rotation_nonce")? {
             None => None,
             Some(_) => Some(bytes(row, "rotation_nonce")?),
         };
         Ok(Box::new(Self {
-            session_id: named(row, "session_id")?,
+            access: AccessGrant::read(row)?,
             generation: named(row, "generation")?,
             ticket: bytes(row, "ticket")?,
             rotation_nonce,
-            jti: named(row, "jti")?,
-            issued_at: named(row, "issued_at")?,
-            auth_time: named(row, "auth_time")?,
-            amr: named(row, "amr")?,
             idle_expires_at: named(row, "idle_expires_at")?,
             expires_at: named(row, "expires_at")?,
-            access_expires_at: named(row, "access_expires_at")?,
-            profile: Profile::read(row)?,
         }))
     }
 }
@@ -382,7 +398,7 @@ impl Db {
 const END_SESSION: &str = "select auth.end_session(session_id => $1, generation => $2, ticket => $3, \
     token_proof => $4, correlation_id => $5)";
 
-fn unknown_outcome(outcome: &str) -> Problem {
+pub(super) fn unknown_outcome(outcome: &str) -> Problem {
     tracing::error!(outcome, "the database answered with an outcome that this version does not know");
     Code::InternalError.into()
 }

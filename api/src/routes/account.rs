@@ -9,12 +9,13 @@ use uuid::Uuid;
 
 use super::{
     Tag,
-    answers::{Organization, User, example_time, iso8601},
+    answers::{Organization, User, example_time, iso8601, maybe_iso8601},
 };
 use crate::{
     app::App,
-    credential::Credential,
-    error::{CREDENTIAL, Code, DATABASE, Fail, refusals},
+    credential::{Credential, SessionCredential},
+    device::Caller,
+    error::{CREDENTIAL, DATABASE, Fail, SCOPE, SESSION, refusals},
     json::Json,
 };
 
@@ -28,9 +29,9 @@ struct MeResponse {
     organization: Option<Organization>,
     /// The user's roles, as they are now.
     roles: Vec<String>,
-    /// When the user last proved who they are.
-    #[oai(serialize_with = "iso8601")]
-    auth_time: DateTime<Utc>,
+    /// When the user last proved who they are. Not for a personal access token.
+    #[oai(skip_serializing_if_is_none, serialize_with = "maybe_iso8601")]
+    auth_time: Option<DateTime<Utc>>,
 }
 
 impl Example for MeResponse {
@@ -39,7 +40,7 @@ impl Example for MeResponse {
             user: User::example(),
             organization: Some(Organization::example()),
             roles: vec!["ORGANIZATION_OWNER".into()],
-            auth_time: example_time(0),
+            auth_time: Some(example_time(0)),
         }
     }
 }
@@ -75,7 +76,8 @@ impl Example for TokenInfo {
     }
 }
 
-refusals!(AccountRefusals: CREDENTIAL, DATABASE);
+refusals!(MeRefusals: CREDENTIAL, SCOPE, DATABASE);
+refusals!(TokenInfoRefusals: CREDENTIAL, SESSION, DATABASE);
 
 /// Who is logged in.
 pub struct AccountApi;
@@ -83,13 +85,16 @@ pub struct AccountApi;
 #[OpenApi(tag = "Tag::Account")]
 impl AccountApi {
     /// Who am I
+    ///
+    /// Scope of a personal access token: `profile:read`.
     #[oai(path = "/api/auth/me", method = "get", operation_id = "getMe")]
     async fn me(
         &self,
         app: Data<&Arc<App>>,
+        caller: Caller,
         credential: Credential,
-    ) -> Result<Json<MeResponse>, Fail<AccountRefusals>> {
-        let me = app.db.me(&credential).await?.ok_or(Code::InvalidAccessToken)?;
+    ) -> Result<Json<MeResponse>, Fail<MeRefusals>> {
+        let me = app.db.me(&credential, &caller).await?;
         let (user, organization, roles) = User::of(me.profile);
         Ok(Json(MeResponse { user, organization, roles, auth_time: me.auth_time }))
     }
@@ -99,17 +104,19 @@ impl AccountApi {
     async fn token_info(
         &self,
         app: Data<&Arc<App>>,
-        credential: Credential,
-    ) -> Result<Json<TokenInfo>, Fail<AccountRefusals>> {
-        let me = app.db.me(&credential).await?.ok_or(Code::InvalidAccessToken)?;
+        caller: Caller,
+        credential: SessionCredential,
+    ) -> Result<Json<TokenInfo>, Fail<TokenInfoRefusals>> {
+        let SessionCredential { session_id, issued_at, expires_at, .. } = credential;
+        let me = app.db.me(&Credential::Session(credential), &caller).await?;
         Ok(Json(TokenInfo {
             user_id: me.profile.user_id,
             email: me.profile.email,
             user_type: me.profile.user_type,
-            session_id: credential.session_id,
-            issued_at: credential.issued_at,
-            expires_at: credential.expires_at,
-            time_to_expiry: (credential.expires_at - Utc::now()).num_seconds().max(0),
+            session_id,
+            issued_at,
+            expires_at,
+            time_to_expiry: (expires_at - Utc::now()).num_seconds().max(0),
         }))
     }
 }

@@ -1,20 +1,19 @@
-//! The shapes that several endpoints answer with, and how they are made from an open session.
+//! The shapes that several endpoints answer with.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use poem_openapi::{Enum, Object, types::Example};
 use uuid::Uuid;
 
-use crate::{
-    access_token::Claims,
-    app::App,
-    db::{Grant, Profile},
-    error::{Code, Problem},
-    refresh_token::{self, TokenSecret},
-};
+use crate::{db::Profile, refresh_token};
 
 /// A time in JSON: ISO 8601, UTC, milliseconds.
 pub fn iso8601(time: &DateTime<Utc>) -> Option<serde_json::Value> {
     Some(time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true).into())
+}
+
+/// The same, where there may be none.
+pub fn maybe_iso8601(time: &Option<DateTime<Utc>>) -> Option<serde_json::Value> {
+    time.as_ref().and_then(iso8601)
 }
 
 /// A fixed time, for examples.
@@ -121,16 +120,18 @@ impl Organization {
     }
 }
 
-/// A pair of tokens, and whose they are.
+/// A pair of tokens, and whose they are. Delivered by cookie, the tokens are not in it.
 #[derive(Object)]
 #[oai(rename_all = "camelCase", example)]
 pub struct AuthResponse {
     /// A JWT (RFC 9068); verify it with `/.well-known/jwks.json`, or just show it.
-    pub access_token: String,
+    #[oai(skip_serializing_if_is_none)]
+    pub access_token: Option<String>,
     #[oai(serialize_with = "iso8601")]
     pub access_token_expires_at: DateTime<Utc>,
     /// Opaque. Good for one refresh; keep it where scripts cannot read it.
-    pub refresh_token: String,
+    #[oai(skip_serializing_if_is_none)]
+    pub refresh_token: Option<String>,
     /// When the session ends unless it is refreshed before.
     #[oai(serialize_with = "iso8601")]
     pub refresh_token_expires_at: DateTime<Utc>,
@@ -138,7 +139,11 @@ pub struct AuthResponse {
     /// Seconds until the access token expires.
     pub expires_in: i64,
     /// The same as `accessToken`, for older clients.
-    pub token: String,
+    #[oai(skip_serializing_if_is_none)]
+    pub token: Option<String>,
+    /// Delivered by cookie: what every request but GET shows in the header `x-csrf-token`.
+    #[oai(skip_serializing_if_is_none)]
+    pub csrf_token: Option<String>,
     pub user: User,
     /// When the session acts for one.
     #[oai(skip_serializing_if_is_none)]
@@ -146,15 +151,17 @@ pub struct AuthResponse {
 }
 
 impl AuthResponse {
-    fn new(pair: TokenPair, user: User, organization: Option<Organization>) -> Self {
+    /// With the tokens in it.
+    pub fn new(pair: TokenPair, user: User, organization: Option<Organization>) -> Self {
         Self {
-            token: pair.access_token.clone(),
-            access_token: pair.access_token,
+            token: Some(pair.access_token.clone()),
+            access_token: Some(pair.access_token),
             access_token_expires_at: pair.access_token_expires_at,
-            refresh_token: pair.refresh_token,
+            refresh_token: Some(pair.refresh_token),
             refresh_token_expires_at: pair.refresh_token_expires_at,
             token_type: pair.token_type,
             expires_in: pair.expires_in,
+            csrf_token: None,
             user,
             organization,
         }
@@ -164,6 +171,27 @@ impl AuthResponse {
 impl Example for AuthResponse {
     fn example() -> Self {
         Self::new(TokenPair::example(), User::example(), Some(Organization::example()))
+    }
+}
+
+/// A new access token for a session that goes on. Delivered by cookie, the token is not in it.
+#[derive(Object)]
+#[oai(rename_all = "camelCase", example)]
+pub struct AccessTokenResponse {
+    /// A JWT (RFC 9068).
+    #[oai(skip_serializing_if_is_none)]
+    pub access_token: Option<String>,
+    #[oai(serialize_with = "iso8601")]
+    pub access_token_expires_at: DateTime<Utc>,
+    pub token_type: TokenType,
+    /// Seconds until the access token expires.
+    pub expires_in: i64,
+}
+
+impl Example for AccessTokenResponse {
+    fn example() -> Self {
+        let TokenPair { access_token, access_token_expires_at, token_type, expires_in, .. } = TokenPair::example();
+        Self { access_token: Some(access_token), access_token_expires_at, token_type, expires_in }
     }
 }
 
@@ -179,43 +207,4 @@ impl Example for Revoked {
     fn example() -> Self {
         Self { revoked_sessions: 1 }
     }
-}
-
-/// Tokens for an open session: signs the one, encodes the other.
-pub fn token_pair(app: &App, grant: &Grant, secret: &TokenSecret) -> Result<TokenPair, Problem> {
-    let iat = grant.issued_at.timestamp();
-    // Never longer than the database goes by it: a token that it refuses must not look valid.
-    let seconds = (app.access_token_ttl.as_secs() as i64).min(grant.access_expires_at.timestamp() - iat);
-    let claims = Claims {
-        iss: app.access_tokens.issuer().into(),
-        aud: app.access_tokens.audience().into(),
-        sub: grant.profile.user_id,
-        sid: grant.session_id,
-        jti: grant.jti,
-        iat,
-        exp: iat + seconds,
-        auth_time: grant.auth_time.timestamp(),
-        amr: grant.amr.clone(),
-        org: grant.profile.organization.as_ref().map(|organization| organization.id),
-        roles: grant.profile.roles.clone(),
-    };
-    let access_token = app.access_tokens.sign(&claims).map_err(|error| {
-        tracing::error!(%error, "the access token could not be signed");
-        Problem::from(Code::InternalError)
-    })?;
-    Ok(TokenPair {
-        access_token,
-        access_token_expires_at: DateTime::from_timestamp(claims.exp, 0).unwrap_or(grant.issued_at),
-        refresh_token: refresh_token::encode(&app.token_keys, grant.session_id, grant.generation, grant.ticket, secret),
-        refresh_token_expires_at: grant.idle_expires_at.min(grant.expires_at),
-        token_type: TokenType::Bearer,
-        expires_in: seconds,
-    })
-}
-
-/// The same, with whose they are.
-pub fn auth_response(app: &App, grant: Grant, secret: &TokenSecret) -> Result<AuthResponse, Problem> {
-    let pair = token_pair(app, &grant, secret)?;
-    let (user, organization, _) = User::of(grant.profile);
-    Ok(AuthResponse::new(pair, user, organization))
 }

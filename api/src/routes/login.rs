@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use super::{
     Tag,
-    answers::{AuthResponse, auth_response},
+    answers::AuthResponse,
+    delivery::{Delivered, Delivery, deliver},
 };
 use crate::{
     app::App,
@@ -17,6 +18,7 @@ use crate::{
     error::{BODY, Code, DATABASE, Fail, Problem, refusals},
     field::{LoginEmail, LoginPassword, Text},
     json::{Body, Json},
+    origin::OwnPage,
     refresh_token::TokenSecret,
 };
 
@@ -24,20 +26,26 @@ use crate::{
 #[derive(Object, Deserialize)]
 #[oai(rename_all = "camelCase", deny_unknown_fields, example)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LoginRequest {
+struct LoginRequest {
     email: Text<LoginEmail>,
     password: Text<LoginPassword>,
+    /// `json` when left out.
+    delivery: Option<Delivery>,
 }
 
 impl Body for LoginRequest {}
 
 impl Example for LoginRequest {
     fn example() -> Self {
-        Self { email: "ada@example.org".to_owned().into(), password: "correct horse battery staple".to_owned().into() }
+        Self {
+            email: "ada@example.org".to_owned().into(),
+            password: "correct horse battery staple".to_owned().into(),
+            delivery: Some(Delivery::Json),
+        }
     }
 }
 
-refusals!(LoginRefusals: BODY, DATABASE, [Code::InvalidCredentials, Code::AccountLocked]);
+refusals!(LoginRefusals: BODY, DATABASE, [Code::InvalidCredentials, Code::CrossSiteRequest, Code::AccountLocked]);
 
 /// Logging in.
 pub struct LoginApi;
@@ -52,16 +60,22 @@ impl LoginApi {
         &self,
         app: Data<&Arc<App>>,
         caller: Caller,
+        _page: OwnPage,
         Json(body): Json<LoginRequest>,
-    ) -> Result<Json<AuthResponse>, Fail<LoginRefusals>> {
-        let (grant, secret) = log_in(&app, &caller, &body).await?;
-        Ok(Json(auth_response(&app, *grant, &secret)?))
+    ) -> Result<Delivered<AuthResponse>, Fail<LoginRefusals>> {
+        let (grant, secret) = log_in(&app, &caller, &body.email, &body.password).await?;
+        Ok(deliver(&app, *grant, &secret, body.delivery.unwrap_or_default())?)
     }
 }
 
 /// Opens a session for an e-mail and a password.
-pub async fn log_in(app: &App, caller: &Caller, login: &LoginRequest) -> Result<(Box<Grant>, TokenSecret), Problem> {
-    let (email, password) = (login.email.checked()?, login.password.checked()?);
+pub async fn log_in(
+    app: &App,
+    caller: &Caller,
+    email: &Text<LoginEmail>,
+    password: &Text<LoginPassword>,
+) -> Result<(Box<Grant>, TokenSecret), Problem> {
+    let (email, password) = (email.checked()?, password.checked()?);
     // The password may change between the database's two answers; then the second says so, once is enough, and whoever
     // changes it faster than that can wait.
     for _ in 0..2 {

@@ -6,12 +6,16 @@ use poem::web::Data;
 use poem_openapi::{Object, OpenApi, types::Example};
 use serde::Deserialize;
 
-use super::{Tag, answers::Revoked};
+use super::{
+    Tag,
+    answers::Revoked,
+    delivery::{Delivered, without_cookies},
+};
 use crate::{
     app::App,
-    credential::{Credential, MaybeCredential},
+    credential::{Credential, MaybeCredential, RefreshCookie},
     device::Caller,
-    error::{BODY, CREDENTIAL, Code, DATABASE, Fail, Problem, refusals},
+    error::{BODY, CREDENTIAL, CSRF, Code, DATABASE, Fail, Problem, SCOPE, SESSION, refusals},
     field::{RefreshToken, Text},
     json::{Body, Json},
     refresh_token,
@@ -41,8 +45,8 @@ impl Example for LogoutRequest {
     }
 }
 
-refusals!(LogoutRefusals: BODY, CREDENTIAL, DATABASE);
-refusals!(LogoutAllRefusals: CREDENTIAL, DATABASE);
+refusals!(LogoutRefusals: BODY, CREDENTIAL, SCOPE, SESSION, CSRF, DATABASE);
+refusals!(LogoutAllRefusals: CREDENTIAL, SCOPE, CSRF, DATABASE);
 
 /// Logging out.
 pub struct LogoutApi;
@@ -51,48 +55,57 @@ pub struct LogoutApi;
 impl LogoutApi {
     /// Log out
     ///
-    /// By a refresh token in the body, or by access token. A refresh token that is not valid ends nothing, and that is
-    /// no error: what the client wanted is so already (RFC 7009 §2.2).
+    /// By a refresh token in the body, by access token, or by cookie; the cookies are taken back. A refresh token that is
+    /// not valid ends nothing, and that is no error: what the client wanted is so already (RFC 7009 §2.2).
     #[oai(path = "/api/auth/logout", method = "post", operation_id = "logOut")]
     async fn log_out(
         &self,
         app: Data<&Arc<App>>,
         caller: Caller,
         credential: MaybeCredential,
+        cookie: RefreshCookie,
         Json(body): Json<LogoutRequest>,
-    ) -> Result<Json<Revoked>, Fail<LogoutRefusals>> {
+    ) -> Result<Delivered<Revoked>, Fail<LogoutRefusals>> {
         let all = body.all.unwrap_or(false);
-        let revoked_sessions = match body.refresh_token {
-            Some(token) => match refresh_token::decode(&app.token_keys, token.checked()?) {
-                None => 0,
-                Some(presented) if all => app.db.end_all_sessions(&presented, &caller).await?,
-                Some(presented) => app.db.end_session(&presented, &caller).await?,
-            },
-            None if all => log_out_everywhere(&app, &credential.required()?, &caller).await?,
-            None => {
-                let ended = app.db.log_out(&credential.required()?, &caller.request_id).await?;
-                ended.ok_or(Code::InvalidAccessToken)?
-            }
+        let in_body = body.refresh_token.as_ref().map(Text::checked).transpose()?;
+        let by_cookie = in_body.is_none() && !credential.by_header;
+        let ended = match (in_body, credential.found, cookie.0) {
+            (Some(token), ..) => end_by_refresh_token(&app, &caller, token, all).await,
+            (None, Ok(who), _) if all => app.db.log_out_everywhere(&who, &caller).await,
+            (None, Ok(who), _) => app.db.log_out(&who.session()?, &caller).await,
+            // The access cookie has gone, or says nothing any more, and the refresh cookie is still there.
+            (None, Err(_), Some(token)) if by_cookie => end_by_refresh_token(&app, &caller, &token?, all).await,
+            (None, Err(problem), _) => Err(problem),
         };
-        Ok(Json(Revoked { revoked_sessions }))
+        let revoked_sessions = match ended {
+            // Cookies of a session that is over: they are taken back all the same.
+            Err(problem) if by_cookie && problem.code() == Code::InvalidAccessToken => 0,
+            ended => ended?,
+        };
+        let body = Revoked { revoked_sessions };
+        Ok(if by_cookie { without_cookies(&app, body) } else { body.into() })
     }
 
     /// Log out everywhere
     ///
-    /// Ends all sessions of the user, this one too.
+    /// Ends all sessions of the user, this one too. Scope of a personal access token: `sessions:write`.
     #[oai(path = "/api/auth/logout-all", method = "post", operation_id = "logOutEverywhere")]
     async fn log_out_everywhere(
         &self,
         app: Data<&Arc<App>>,
         caller: Caller,
         credential: Credential,
-    ) -> Result<Json<Revoked>, Fail<LogoutAllRefusals>> {
-        let revoked_sessions = log_out_everywhere(&app, &credential, &caller).await?;
-        Ok(Json(Revoked { revoked_sessions }))
+    ) -> Result<Delivered<Revoked>, Fail<LogoutAllRefusals>> {
+        let by_cookie = credential.is_cookie();
+        let body = Revoked { revoked_sessions: app.db.log_out_everywhere(&credential, &caller).await? };
+        Ok(if by_cookie { without_cookies(&app, body) } else { body.into() })
     }
 }
 
-async fn log_out_everywhere(app: &App, credential: &Credential, caller: &Caller) -> Result<u32, Problem> {
-    let ended = app.db.log_out_everywhere(credential, &caller.request_id).await?;
-    ended.ok_or(Code::InvalidAccessToken.into())
+async fn end_by_refresh_token(app: &App, caller: &Caller, token: &str, all: bool) -> Result<u32, Problem> {
+    match refresh_token::decode(&app.token_keys, token) {
+        None => Ok(0),
+        Some(presented) if all => app.db.end_all_sessions(&presented, caller).await,
+        Some(presented) => app.db.end_session(&presented, caller).await,
+    }
 }

@@ -2,14 +2,18 @@
 
 pub mod account;
 mod answers;
+pub mod csrf_token;
+mod delivery;
 pub mod health;
 pub mod jwks;
 pub mod login;
 pub mod logout;
 pub mod organizations;
+pub mod personal_access_tokens;
 pub mod refresh;
 pub mod sessions;
 pub mod signup;
+pub mod step_up;
 pub mod token;
 
 use poem_openapi::Tags;

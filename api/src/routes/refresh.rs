@@ -8,35 +8,43 @@ use serde::Deserialize;
 
 use super::{
     Tag,
-    answers::{AuthResponse, auth_response},
+    answers::AuthResponse,
+    delivery::{Delivered, Delivery, deliver},
 };
 use crate::{
     app::App,
+    credential::RefreshCookie,
     db::{Grant, Rotation},
     device::Caller,
-    error::{BODY, Code, DATABASE, Fail, Problem, refusals},
+    error::{BODY, CSRF, Code, DATABASE, Fail, Problem, refusals},
     field::{RefreshToken, Text},
     json::{Body, Json},
     refresh_token::{self, TokenSecret},
 };
 
-/// A refresh token.
-#[derive(Object, Deserialize)]
+/// A refresh token; left out, it is taken from the cookie.
+#[derive(Object, Default, Deserialize)]
 #[oai(rename_all = "camelCase", deny_unknown_fields, example)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RefreshRequest {
-    refresh_token: Text<RefreshToken>,
+struct RefreshRequest {
+    refresh_token: Option<Text<RefreshToken>>,
 }
 
-impl Body for RefreshRequest {}
-
-impl Example for RefreshRequest {
-    fn example() -> Self {
-        Self { refresh_token: format!("{}{}", refresh_token::PREFIX, "A".repeat(118)).into() }
+impl Body for RefreshRequest {
+    fn absent() -> Option<Self> {
+        Some(Self::default())
     }
 }
 
-refusals!(RefreshRefusals: BODY, DATABASE, [Code::InvalidRefreshToken]);
+impl Example for RefreshRequest {
+    fn example() -> Self {
+        Self { refresh_token: Some(format!("{}{}", refresh_token::PREFIX, "A".repeat(118)).into()) }
+    }
+}
+
+refusals!(RefreshRefusals: BODY, CSRF, DATABASE, [Code::InvalidRefreshToken]);
+
+const NO_TOKEN: (Code, &str) = (Code::InvalidRequest, "There is neither a refreshToken nor a cookie with one.");
 
 /// Refreshing.
 pub struct RefreshApi;
@@ -46,28 +54,30 @@ impl RefreshApi {
     /// Refresh
     ///
     /// Safe to repeat: for a while (60 s by default, and until the successor is used) the same token is answered with
-    /// the same successor. An older token ends its session. Every refusal is the same.
+    /// the same successor. An older token ends its session. Every refusal is the same. Without a body, the cookie
+    /// `__Secure-auth_refresh` is refreshed, into cookies again; that needs the header `x-csrf-token`.
     #[oai(path = "/api/auth/refresh", method = "post", operation_id = "refresh")]
     async fn refresh(
         &self,
         app: Data<&Arc<App>>,
         caller: Caller,
+        cookie: RefreshCookie,
         Json(body): Json<RefreshRequest>,
-    ) -> Result<Json<AuthResponse>, Fail<RefreshRefusals>> {
-        let (grant, secret) = rotate(&app, &caller, &body).await?;
-        Ok(Json(auth_response(&app, *grant, &secret)?))
+    ) -> Result<Delivered<AuthResponse>, Fail<RefreshRefusals>> {
+        let ((grant, secret), delivery) = match (&body.refresh_token, cookie.0) {
+            (Some(token), _) => (rotate(&app, &caller, token.checked()?).await?, Delivery::Json),
+            (None, Some(token)) => (rotate(&app, &caller, &token?).await?, Delivery::Cookie),
+            (None, None) => return Err(NO_TOKEN.into()),
+        };
+        Ok(deliver(&app, *grant, &secret, delivery)?)
     }
 }
 
 /// Rotates the session of a refresh token. Whatever is wrong with it, the refusal is the same.
-pub async fn rotate(
-    app: &App,
-    caller: &Caller,
-    refresh: &RefreshRequest,
-) -> Result<(Box<Grant>, TokenSecret), Problem> {
+pub async fn rotate(app: &App, caller: &Caller, token: &str) -> Result<(Box<Grant>, TokenSecret), Problem> {
     let refused = Problem::from(Code::InvalidRefreshToken);
     let keys = &app.token_keys;
-    let presented = refresh_token::decode(keys, refresh.refresh_token.checked()?).ok_or(refused.clone())?;
+    let presented = refresh_token::decode(keys, token).ok_or(refused.clone())?;
 
     let nonce = presented.new_nonce();
     let next = presented.generation.checked_add(1).ok_or(refused.clone())?;

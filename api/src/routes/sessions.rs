@@ -15,7 +15,7 @@ use crate::{
     app::App,
     credential::Credential,
     device::Caller,
-    error::{CREDENTIAL, Code, DATABASE, Fail, refusals},
+    error::{CREDENTIAL, CSRF, Code, DATABASE, Fail, SCOPE, refusals},
     json::Json,
 };
 
@@ -64,8 +64,8 @@ impl Example for SessionList {
     }
 }
 
-refusals!(ListRefusals: CREDENTIAL, DATABASE);
-refusals!(RevokeRefusals: CREDENTIAL, DATABASE, [Code::BadRequest, Code::SessionNotFound]);
+refusals!(ListRefusals: CREDENTIAL, SCOPE, DATABASE);
+refusals!(RevokeRefusals: CREDENTIAL, SCOPE, CSRF, DATABASE, [Code::BadRequest, Code::SessionNotFound]);
 
 /// The user's own sessions.
 pub struct SessionsApi;
@@ -73,13 +73,16 @@ pub struct SessionsApi;
 #[OpenApi(tag = "Tag::Sessions")]
 impl SessionsApi {
     /// List my sessions
+    ///
+    /// Scope of a personal access token: `sessions:read`.
     #[oai(path = "/api/auth/sessions", method = "get", operation_id = "listSessions")]
     async fn list_sessions(
         &self,
         app: Data<&Arc<App>>,
+        caller: Caller,
         credential: Credential,
     ) -> Result<Json<SessionList>, Fail<ListRefusals>> {
-        let sessions = app.db.list_sessions(&credential).await?.ok_or(Code::InvalidAccessToken)?;
+        let sessions = app.db.list_sessions(&credential, &caller).await?;
         let sessions = sessions.into_iter().map(|session| Session {
             id: session.id,
             device_name: session.device_name,
@@ -87,14 +90,15 @@ impl SessionsApi {
             created_at: session.created_at,
             last_used_at: session.last_used_at,
             expires_at: session.expires_at,
-            is_current: session.id == credential.session_id,
+            is_current: session.is_current,
         });
         Ok(Json(SessionList { sessions: sessions.collect() }))
     }
 
     /// End one of my sessions
     ///
-    /// Another user's session is not found, like one that does not exist.
+    /// Another user's session is not found, like one that does not exist. Scope of a personal access token:
+    /// `sessions:write`.
     #[oai(path = "/api/auth/sessions/:id", method = "delete", operation_id = "revokeSession")]
     async fn revoke_session(
         &self,
@@ -103,10 +107,9 @@ impl SessionsApi {
         credential: Credential,
         id: Path<Uuid>,
     ) -> Result<Json<Revoked>, Fail<RevokeRefusals>> {
-        match app.db.revoke_session(&credential, id.0, &caller.request_id).await? {
-            None => Err(Code::InvalidAccessToken.into()),
-            Some(false) => Err(Code::SessionNotFound.into()),
-            Some(true) => Ok(Json(Revoked { revoked_sessions: 1 })),
+        match app.db.revoke_session(&credential, id.0, &caller).await? {
+            false => Err(Code::SessionNotFound.into()),
+            true => Ok(Json(Revoked { revoked_sessions: 1 })),
         }
     }
 }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use poem::web::Data;
 use poem_openapi::{
-    ApiResponse, Enum, Object, OpenApi,
+    Enum, Object, OpenApi,
     types::{Example, ToJSON},
 };
 use serde::Deserialize;
 
 use super::{
     Tag,
-    answers::{AuthResponse, auth_response},
+    answers::AuthResponse,
+    delivery::{Delivered, Delivery, deliver},
 };
 use crate::{
     app::App,
@@ -20,6 +21,7 @@ use crate::{
     error::{BODY, Code, DATABASE, Fail, refusals},
     field::{Description, Email, Name, NewPassword, Slug, Text, Website},
     json::{self, Body, Json},
+    origin::OwnPage,
     refresh_token::TokenSecret,
 };
 
@@ -56,6 +58,8 @@ struct SignUpRequest {
     user_type: Option<SignUpUserType>,
     #[serde(default, deserialize_with = "json::object")]
     organization: Option<NewOrganization>,
+    /// `json` when left out.
+    delivery: Option<Delivery>,
 }
 
 impl Body for SignUpRequest {}
@@ -74,19 +78,13 @@ impl Example for SignUpRequest {
                 description: Some(text("Engines that analyse").into()),
                 website: Some(text("https://engines.example.org").into()),
             }),
+            delivery: Some(Delivery::Json),
         }
     }
 }
 
-#[derive(ApiResponse)]
-enum SignedUp {
-    /// The account exists, and its first session is open.
-    #[oai(status = 201)]
-    Created(Json<AuthResponse>),
-}
-
 refusals!(SignUpRefusals: BODY, DATABASE, [
-    Code::EmailTaken, Code::SlugTaken, Code::SlugReserved, Code::InvalidEmail, Code::InvalidPassword, Code::InvalidName,
+    Code::CrossSiteRequest, Code::EmailTaken, Code::SlugTaken, Code::SlugReserved, Code::InvalidEmail, Code::InvalidPassword, Code::InvalidName,
     Code::InvalidSlug, Code::InvalidDescription, Code::InvalidWebsite,
 ]);
 
@@ -104,8 +102,9 @@ impl SignUpApi {
         &self,
         app: Data<&Arc<App>>,
         caller: Caller,
+        _page: OwnPage,
         Json(body): Json<SignUpRequest>,
-    ) -> Result<SignedUp, Fail<SignUpRefusals>> {
+    ) -> Result<Delivered<AuthResponse, 201>, Fail<SignUpRefusals>> {
         let organization = body.organization.as_ref();
         // Everything is checked before the password is hashed: a refusal must be cheap.
         let password = body.password.checked()?;
@@ -126,7 +125,7 @@ impl SignUpApi {
         let secret = TokenSecret::random();
         let idle = app.refresh_token_ttl.as_secs_f64();
         match app.db.sign_up(account, &verifier, &secret, idle, &caller).await? {
-            SignUp::SignedUp(grant) => Ok(SignedUp::Created(Json(auth_response(&app, *grant, &secret)?))),
+            SignUp::SignedUp(grant) => Ok(deliver(&app, *grant, &secret, body.delivery.unwrap_or_default())?),
             SignUp::EmailTaken => Err(Code::EmailTaken.into()),
             SignUp::SlugTaken => Err(Code::SlugTaken.into()),
             SignUp::SlugReserved => Err(Code::SlugReserved.into()),

@@ -3,21 +3,35 @@
 use std::sync::Arc;
 
 use poem::web::Data;
-use poem_openapi::{OpenApi, Union};
+use poem_openapi::{Object, OpenApi, Union};
 use serde::Deserialize;
 
-use super::{
-    Tag,
-    answers::{TokenPair, token_pair},
-    login::{LoginRequest, log_in},
-    refresh::{RefreshRequest, rotate},
-};
+use super::{Tag, answers::TokenPair, delivery::token_pair, login::log_in, refresh::rotate};
 use crate::{
     app::App,
     device::Caller,
     error::{BODY, Code, DATABASE, Fail, refusals},
+    field::{LoginEmail, LoginPassword, RefreshToken, Text},
     json::{Body, Json},
+    origin::OwnPage,
 };
+
+/// An e-mail and a password.
+#[derive(Object, Deserialize)]
+#[oai(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PasswordGrant {
+    email: Text<LoginEmail>,
+    password: Text<LoginPassword>,
+}
+
+/// A refresh token.
+#[derive(Object, Deserialize)]
+#[oai(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RefreshTokenGrant {
+    refresh_token: Text<RefreshToken>,
+}
 
 /// What is traded for a pair of tokens; `grantType` tells which.
 #[derive(Union, Deserialize)]
@@ -26,15 +40,15 @@ use crate::{
 enum TokenRequest {
     #[oai(mapping = "password")]
     #[serde(rename = "password")]
-    Password(LoginRequest),
+    Password(PasswordGrant),
     #[oai(mapping = "refresh_token")]
     #[serde(rename = "refresh_token")]
-    RefreshToken(RefreshRequest),
+    RefreshToken(RefreshTokenGrant),
 }
 
 impl Body for TokenRequest {}
 
-refusals!(TokenRefusals: BODY, DATABASE, [Code::InvalidCredentials, Code::InvalidRefreshToken, Code::AccountLocked]);
+refusals!(TokenRefusals: BODY, DATABASE, [Code::CrossSiteRequest, Code::InvalidCredentials, Code::InvalidRefreshToken, Code::AccountLocked]);
 
 /// Tokens by grant.
 pub struct TokenApi;
@@ -49,11 +63,12 @@ impl TokenApi {
         &self,
         app: Data<&Arc<App>>,
         caller: Caller,
+        _page: OwnPage,
         Json(body): Json<TokenRequest>,
     ) -> Result<Json<TokenPair>, Fail<TokenRefusals>> {
         let (grant, secret) = match body {
-            TokenRequest::Password(login) => log_in(&app, &caller, &login).await?,
-            TokenRequest::RefreshToken(refresh) => rotate(&app, &caller, &refresh).await?,
+            TokenRequest::Password(login) => log_in(&app, &caller, &login.email, &login.password).await?,
+            TokenRequest::RefreshToken(refresh) => rotate(&app, &caller, refresh.refresh_token.checked()?).await?,
         };
         Ok(Json(token_pair(&app, &grant, &secret)?))
     }
