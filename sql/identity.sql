@@ -115,7 +115,7 @@ begin
     raise exception 'nobody is logged in in this transaction' using errcode = 'invalid_authorization_specification',
       hint = 'In the same transaction, first: select * from auth.assume_session(session_id, jti);';
   end if;
-  if case when scope is null then auth.current_session_id() is null else not auth.has_scope(scope) end then
+  if not coalesce(auth.has_scope(scope), auth.current_session_id() is not null) then
     raise exception 'this needs %', coalesce('the scope ' || scope, 'a session, not a personal access token')
       using errcode = 'insufficient_privilege', hint = 'See auth.current_scopes().';
   end if;

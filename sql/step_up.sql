@@ -1,7 +1,7 @@
 -- Step-up (RFC 9470): the user of a session proves once more who they are. The session stays, its auth_time moves.
 
 create function auth.step_up_max_age() returns interval
-  language sql stable parallel safe
+  language sql stable parallel safe security definer set search_path = pg_catalog, pg_temp
   return auth.setting('step_up_max_age')::interval;
 comment on function auth.step_up_max_age is 'How recent an authentication sensitive operations want: auth_sessions.step_up_max_age, for whoever tells a client.';
 

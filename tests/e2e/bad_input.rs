@@ -88,10 +88,11 @@ async fn what_is_no_json() {
             post(&api, path, text).await.expect_problem(422, "invalid_request");
         }
     }
-    // Only logging out has a body that may be left out; then it lacks a credential.
-    for path in ["/api/auth/signup", "/api/auth/login", "/api/auth/token", "/api/auth/refresh"] {
+    // Only logging out and refreshing have a body that may be left out; then there is no credential, or token.
+    for path in ["/api/auth/signup", "/api/auth/login", "/api/auth/token"] {
         post(&api, path, "").await.expect_problem(400, "malformed_json");
     }
+    post(&api, "/api/auth/refresh", "").await.expect_problem(422, "invalid_request");
     post(&api, "/api/auth/logout", "").await.expect_problem(401, "authentication_required");
     service.check().await;
 }
