@@ -37,8 +37,11 @@ fn operations(document: &Value) -> Vec<(Method, String, &Value)> {
     operations.collect()
 }
 
-/// The document's own example of an operation's body.
+/// The document's own example of an operation's body; nothing where it may be left out.
 fn example_body(document: &Value, operation: &Value) -> Option<Value> {
+    if operation["requestBody"]["required"] != true {
+        return None;
+    }
     let schema = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].as_str()?;
     let name = schema.rsplit('/').next().expect("a name");
     let example = &document["components"]["schemas"][name]["example"];
