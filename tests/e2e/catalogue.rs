@@ -186,9 +186,12 @@ const FOR_THE_SERVICE: &[&str] = &[
     "assume_session",
     "begin_login",
     "begin_step_up",
+    "change_password",
+    "check_password_reset",
     "check_slug",
     "complete_login",
     "complete_step_up",
+    "confirm_email_change",
     "create_personal_access_token",
     "current_organization_id",
     "current_roles",
@@ -201,7 +204,11 @@ const FOR_THE_SERVICE: &[&str] = &[
     "maintain_audit_partitions",
     "peppers_in_use",
     "report_invalid_csrf_token",
+    "request_email_change",
+    "request_password_reset",
     "require_auth_age",
+    "resend_verification",
+    "reset_password",
     "revoke_personal_access_token",
     "revoke_session",
     "revoke_user_sessions",
@@ -211,6 +218,7 @@ const FOR_THE_SERVICE: &[&str] = &[
     "session_profile",
     "sign_up",
     "step_up_max_age",
+    "verify_email",
 ];
 
 #[tokio::test]

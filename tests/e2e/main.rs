@@ -17,6 +17,7 @@ mod identity;
 mod lifetimes;
 mod login;
 mod logs;
+mod mailer;
 mod recovery;
 mod refresh_http;
 mod rotation;

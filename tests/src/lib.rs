@@ -29,6 +29,7 @@
 //! | [`tokens`] | secrets, proofs and verifiers, and sessions opened and rotated in SQL |
 //! | [`server`] | [`Server`]: the service as a process |
 //! | [`http`] | [`Api`]: a client of it |
+//! | [`mail`] | a mail server, and what it has taken |
 //! | [`wire`] | refresh tokens and JWTs taken apart and forged |
 //!
 //! Time passes by moving rows or settings (see [`TestDb::set`]), never by sleeping. A condition that comes about by
@@ -37,6 +38,7 @@
 pub mod cluster;
 pub mod db;
 pub mod http;
+pub mod mail;
 pub mod server;
 pub mod sql;
 pub mod tokens;
@@ -45,6 +47,7 @@ pub mod wire;
 pub use cluster::{Cluster, OwnCluster};
 pub use db::TestDb;
 pub use http::{Answer, Api, Session};
+pub use mail::MailServer;
 pub use server::Server;
 
 use std::time::{Duration, Instant};
