@@ -16,42 +16,6 @@ end
 $$;
 comment on function auth.require_token_verifier is 'Internal. Refuses what is not a verifier.';
 
-create function auth.slug_is_reserved(slug text) returns boolean
-  language sql immutable parallel safe
-  return slug_is_reserved.slug = any (array[
-    'about', 'account', 'accounts', 'admin', 'administrator', 'api', 'app', 'apps', 'assets', 'auth', 'billing', 'blog',
-    'careers', 'cdn', 'contact', 'dashboard', 'dev', 'developer', 'developers', 'docs', 'download', 'email', 'enterprise',
-    'faq', 'features', 'feedback', 'ftp', 'health', 'help', 'home', 'host', 'imap', 'info', 'internal', 'jobs', 'legal',
-    'login', 'logout', 'mail', 'marketing', 'me', 'metrics', 'news', 'null', 'oauth', 'official', 'organization',
-    'organizations', 'owner', 'password', 'payment', 'payments', 'pop', 'press', 'pricing', 'privacy', 'profile', 'public',
-    'register', 'root', 'sales', 'search', 'secure', 'security', 'session', 'sessions', 'settings', 'shop', 'signin',
-    'signup', 'smtp', 'sso', 'staff', 'static', 'stats', 'status', 'store', 'support', 'system', 'team', 'teams', 'terms',
-    'test', 'token', 'undefined', 'user', 'users', 'webmaster', 'well-known', 'www']);
-comment on function auth.slug_is_reserved is 'Internal. Slugs that could pass for the operator''s own pages.';
-
-create function auth.check_slug(slug text, out available boolean, out suggestions text[])
-  language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
-  as $$
-begin
-  if slug is null then
-    raise exception 'slug must not be null' using errcode = 'null_value_not_allowed', hint = 'For example: acme-tools';
-  end if;
-  if slug !~ '^[a-z0-9]+(-[a-z0-9]+)*$' or char_length(slug) not between 3 and 50 then
-    raise exception 'slug must be 3 to 50 lower-case letters and digits, in groups joined by single hyphens'
-      using errcode = 'invalid_parameter_value', hint = 'For example: acme-tools';
-  end if;
-  available := not auth.slug_is_reserved(slug) and not exists (select from auth.organizations o where o.slug = check_slug.slug);
-  suggestions := case when available then '{}' else array(
-    select candidate
-      from unnest(array['-team', '-hq', '-app', '-org', '-2', '-3', '-4', '-5']) with ordinality suffix (text, position)
-     cross join lateral (select left(check_slug.slug, 50 - char_length(suffix.text)) || suffix.text as candidate) c
-     where candidate ~ '^[a-z0-9]+(-[a-z0-9]+)*$'
-       and not exists (select from auth.organizations o where o.slug = candidate)
-     order by suffix.position limit 3) end;
-end
-$$;
-comment on function auth.check_slug is 'Whether a slug is free and allowed, with up to three free ones like it when not.';
-
 -- Everything or nothing: the inner block is a subtransaction, so a taken e-mail or slug leaves nothing behind, whoever
 -- was faster. The order (user, then organization) is the same for all, so that two sign-ups cannot deadlock.
 create function auth.sign_up(
@@ -86,10 +50,6 @@ begin
     raise exception 'user_type must be INDIVIDUAL or BUSINESS' using errcode = 'invalid_parameter_value',
       hint = 'An administrator is made by one, never by signing up.';
   end if;
-  if auth.slug_is_reserved(organization_slug) then
-    answer.outcome := 'slug_reserved';
-    return answer;
-  end if;
 
   begin
     insert into auth.users (email, name, user_type, password_salt, password_params, pepper_id, password_verifier)
@@ -98,19 +58,11 @@ begin
     perform auth.record_event('user_created', 'info', true, new_user, correlation_id => correlation_id, ip => ip,
                               user_agent => user_agent);
     if organization_slug is not null then
-      insert into auth.organizations (slug, name, description, website)
-      values (organization_slug, organization_name, organization_description, organization_website)
-      returning id into new_organization;
-      insert into auth.organization_members (organization_id, user_id, role)
-      values (new_organization, new_user, 'ORGANIZATION_OWNER');
-      perform auth.record_event('organization_created', 'info', true, new_user, new_organization,
-                                correlation_id => correlation_id, details => jsonb_build_object('slug', organization_slug));
-      perform auth.record_event('user_role_created', 'info', true, new_user, new_organization,
-                                correlation_id => correlation_id, details => '{"role": "ORGANIZATION_OWNER"}');
+      new_organization := (auth.found_organization(new_user, organization_slug, organization_name, organization_description,
+                                                   organization_website, correlation_id)).id;
       perform auth.record_event('organization_signup_completed', 'info', true, new_user, new_organization,
                                 correlation_id => correlation_id);
     end if;
-    perform auth.mail_verification(new_user, email);
     s := auth.open_session(new_user, new_organization, token_verifier, array['pwd'],
                            idle_ttl, max_age, retry_window, ip, user_agent, device_hash, device_name, correlation_id);
     return auth.grant_of(s, 'signed_up');
@@ -119,7 +71,7 @@ begin
       get stacked diagnostics violated = constraint_name;
       answer.outcome := case violated
         when 'users_email_key' then 'email_taken'
-        when 'organizations_slug_key' then 'slug_taken' end;
+        else auth.slug_outcome(violated) end;
       if answer.outcome is null then
         raise;
       end if;
@@ -135,7 +87,7 @@ begin
   end;
 end
 $$;
-comment on function auth.sign_up is 'Makes user, organization (where one is named), owner membership, verification mail, session and audit rows: all or none. Outcome signed_up, email_taken, slug_taken or slug_reserved. The session becomes the identity of this transaction.';
+comment on function auth.sign_up is 'Makes user, organization (where one is named), owner membership, session and audit rows: all or none. Outcome signed_up, email_taken, slug_taken or slug_reserved. The session becomes the identity of this transaction.';
 
 create function auth.peppers_in_use() returns setof int
   language sql stable parallel safe security definer set search_path = pg_catalog, pg_temp
@@ -344,37 +296,19 @@ begin
   if new.disabled_at is not null and old.disabled_at is null then
     perform auth.revoke_live_sessions(new.id, reason => 'user_disabled', severity => 'warning');
     perform auth.end_personal_access_tokens(new.id, 'user_disabled');
-    delete from auth.one_time_tokens t where t.user_id = new.id;
   end if;
   if new.password_verifier is distinct from old.password_verifier
      and new.verifier_renewed_at is not distinct from old.verifier_renewed_at then
     perform auth.record_event('user_password_changed', 'info', true, new.id);
-    -- The session that changes it, by auth.change_password, goes on; no other SQL has a proved session.
-    perform auth.revoke_live_sessions(new.id, reason => 'password_changed',
-                                      but_not => case when auth.current_user_id() = new.id then auth.current_session_id() end);
+    perform auth.revoke_live_sessions(new.id, reason => 'password_changed');
     perform auth.end_personal_access_tokens(new.id, 'password_changed');
-    delete from auth.one_time_tokens t where t.user_id = new.id and t.purpose = 'reset_password';
   end if;
   return null;
 end
 $$;
-comment on function auth.end_sessions_of_changed_user is 'Trigger: disabling a user or changing a password ends the sessions, the personal access tokens and the links that were mailed for a reset; renewing a verifier at login does not.';
+comment on function auth.end_sessions_of_changed_user is 'Trigger: disabling a user or changing a password ends the sessions and personal access tokens; renewing a verifier at login does not.';
 
 create trigger users_end_sessions after update on auth.users
   for each row when (new.disabled_at is distinct from old.disabled_at
                      or new.password_verifier is distinct from old.password_verifier)
   execute function auth.end_sessions_of_changed_user();
-
-create function auth.end_sessions_of_removed_member() returns trigger
-  language plpgsql security definer set search_path = pg_catalog, pg_temp set row_security = on
-  as $$
-begin
-  perform auth.revoke_live_sessions(old.user_id, of_organization => old.organization_id, reason => 'membership_removed');
-  perform auth.end_personal_access_tokens(old.user_id, 'membership_removed', of_organization => old.organization_id);
-  return null;
-end
-$$;
-comment on function auth.end_sessions_of_removed_member is 'Trigger: a session or personal access token that acts for an organization ends with the membership.';
-
-create trigger organization_members_end_sessions after delete on auth.organization_members
-  for each row execute function auth.end_sessions_of_removed_member();

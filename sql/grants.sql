@@ -32,6 +32,9 @@ revoke all on all functions in schema auth from public;
 grant execute on function
   auth.sign_up, auth.begin_login, auth.complete_login, auth.rotate_session_token, auth.end_session,
   auth.assume_session, auth.session_profile, auth.revoke_session, auth.revoke_user_sessions, auth.check_slug,
+  auth.create_organization, auth.list_organizations, auth.switch_organization, auth.leave_organization,
+  auth.list_members, auth.change_member_role, auth.remove_member, auth.list_organization_sessions, auth.end_organization_session,
+  auth.invite_member, auth.list_invitations, auth.revoke_invitation, auth.accept_invitation,
   auth.begin_step_up, auth.complete_step_up, auth.step_up_max_age, auth.report_invalid_csrf_token,
   auth.assume_personal_access_token, auth.create_personal_access_token, auth.revoke_personal_access_token,
   auth.peppers_in_use, auth.maintain_audit_partitions
@@ -53,12 +56,6 @@ grant execute on function
   auth.has_scope, auth.session_is_live, auth.require_auth_age, auth.session_jti, auth.extension_version
   to auth_api, auth_monitor, auth_admin;
 
--- E-mail and passwords. What they mail goes to its address alone: the service gets no token back.
-grant execute on function
-  auth.verify_email, auth.resend_verification, auth.request_email_change, auth.confirm_email_change,
-  auth.request_password_reset, auth.check_password_reset, auth.reset_password, auth.change_password
-  to auth_api;
-
 -- The mailer works the outbox by these, and reads nothing beside it. Nobody else is shown a link.
 grant execute on function auth.claim_mail, auth.finish_mail, auth.fail_mail to auth_mailer;
 
@@ -69,6 +66,8 @@ grant select on auth.mail_queue to auth_monitor, auth_admin;
 grant select (id, email, name, user_type, email_verified_at, disabled_at, created_at)
   on auth.users to auth_api, auth_monitor, auth_admin;
 grant select on auth.organizations, auth.organization_members to auth_api, auth_monitor, auth_admin;
+grant select (id, organization_id, email, role, invited_by, created_at, expires_at, accepted_at, revoked_at)
+  on auth.organization_invitations to auth_monitor, auth_admin;
 grant select (id, family_id, user_id, organization_id, created_at, auth_time, expires_at, idle_ttl, retry_window, revoked_at,
               revoked_reason, reused_jti_of, amr, device_hash, device_name, user_agent, last_ip_cidr, generation,
               last_used_at, rotated_at, idle_expires_at)

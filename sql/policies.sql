@@ -21,6 +21,7 @@ create policy operators_read on auth.users for select to auth_monitor, auth_admi
 create policy operators_read on auth.organizations for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.organization_members for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.identities for select to auth_monitor, auth_admin using (true);
+create policy operators_read on auth.organization_invitations for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.personal_access_tokens for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.sessions for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.mail_outbox for select to auth_monitor, auth_admin using (true);
@@ -31,10 +32,17 @@ create policy operators_read on auth.audit_log for select to auth_monitor, auth_
 create policy own_rows on auth.users for select to auth_api
   using (id = (select auth.current_user_id())
          and ((select auth.has_scope('profile:read')) or (select auth.has_scope('sessions:read'))));
+-- Of organizations, the active one and no other, with its members' rows (not their accounts: auth.list_members tells
+-- name and address). The roles are read anew at each statement, so who was just removed sees neither. The user's
+-- own rows in other organizations are for sessions: a personal access token acts for one organization.
 create policy own_rows on auth.organizations for select to auth_api
-  using (id = (select auth.current_organization_id()) and (select auth.has_scope('organization:read')));
+  using (id = (select auth.current_organization_id()) and (select auth.has_scope('organization:read'))
+         and (select auth.current_roles()) <> '{}');
 create policy own_rows on auth.organization_members for select to auth_api
-  using (user_id = (select auth.current_user_id()) and (select auth.has_scope('organization:read')));
+  using (user_id = (select auth.current_user_id()) and (select auth.current_session_id()) is not null);
+create policy rows_of_active_organization on auth.organization_members for select to auth_api
+  using (organization_id = (select auth.current_organization_id()) and (select auth.has_scope('organization:read'))
+         and (select auth.current_roles()) <> '{}');
 create policy own_rows on auth.sessions for select to auth_api
   using (user_id = (select auth.current_user_id()) and (select auth.has_scope('sessions:read')));
 create policy own_rows on auth.audit_log for select to auth_api

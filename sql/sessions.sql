@@ -113,13 +113,6 @@ end
 $$;
 comment on function auth.revoke_session_family is 'Revokes every live session of a family; returns how many (0 when nothing was live). For operators (auth_admin).';
 
--- Whether the identity of this transaction may end sessions of that user in that organization, beside its own.
-create function auth.administers(organization_id uuid) returns boolean
-  language sql stable parallel restricted
-  return administers.organization_id = auth.current_organization_id()
-     and auth.current_roles() && array['ORGANIZATION_OWNER', 'ORGANIZATION_ADMIN'];
-comment on function auth.administers is 'Internal. Whether the proved session acts for that organization as an owner or admin.';
-
 create function auth.revoke_session(session_id uuid, reason text default 'session_revoked', correlation_id text default null)
   returns boolean
   language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
@@ -134,16 +127,18 @@ begin
   end if;
   select s.user_id, s.organization_id into target from auth.sessions s where s.id = revoke_session.session_id;
   -- Somebody else's session looks like one that does not exist.
-  if target.user_id = caller or auth.administers(target.organization_id) then
+  if target.user_id = caller or auth.manages_user(target.organization_id, target.user_id) then
     return auth.revoke_live_sessions(
       target.user_id, of_session => revoke_session.session_id,
+      -- Of somebody else only what acts for the organization, also if it is just switching to another.
+      of_organization => case when target.user_id <> caller then target.organization_id end,
       action => case reason when 'logged_out' then 'user_logged_out' else 'session_revoked' end,
       reason => reason, correlation_id => correlation_id) = 1;
   end if;
   return false;
 end
 $$;
-comment on function auth.revoke_session is 'Ends one session: the proved user''s own, or one that acts for an organization which the proved user owns or administers. True when this call ended it; false also for a session that does not exist or is out of reach.';
+comment on function auth.revoke_session is 'Ends one session: the proved user''s own, or one of a member whom the proved user manages (auth.role_manages) that acts for the active organization. True when this call ended it; false also for a session that does not exist or is out of reach.';
 
 create function auth.revoke_user_sessions(
   user_id uuid, reason text default 'user_sessions_revoked', except_session_id uuid default null, correlation_id text default null
@@ -161,7 +156,7 @@ begin
   if user_id <> caller then
     -- An administrator reaches only what acts for the organization.
     only_in := auth.current_organization_id();
-    if auth.administers(only_in) is not true then
+    if auth.manages_user(only_in, user_id) is not true then
       return 0;
     end if;
   end if;
@@ -171,7 +166,7 @@ begin
     reason => reason, correlation_id => correlation_id);
 end
 $$;
-comment on function auth.revoke_user_sessions is 'Ends all live sessions of the proved user, or those of another user that act for an organization which the proved user owns or administers; returns how many.';
+comment on function auth.revoke_user_sessions is 'Ends all live sessions of the proved user, or those of a member whom the proved user manages that act for the active organization; returns how many.';
 
 -- The token's own ticket proves that it was ours, whatever its age: who holds any token of a session may end it.
 create function auth.end_session(

@@ -57,6 +57,7 @@ create table auth.organization_members (
     check (role in ('ORGANIZATION_OWNER', 'ORGANIZATION_ADMIN', 'ORGANIZATION_MEMBER'))
 );
 create index organization_members_user_id_idx on auth.organization_members (user_id, created_at);
+create index organization_members_organization_id_idx on auth.organization_members (organization_id, created_at, user_id);
 comment on table auth.organization_members is 'Who belongs to which tenant, and as what. Removing a membership ends the sessions that act for that organization.';
 
 -- Who somebody is at an OpenID provider. One identity per provider and user: a second account of the same provider with
@@ -90,6 +91,33 @@ create table auth.accepted_id_tokens (
 create index accepted_id_tokens_expires_at_idx on auth.accepted_id_tokens (expires_at);
 comment on table auth.accepted_id_tokens is 'ID tokens that were shown, until they expire: each is decided upon once.';
 comment on column auth.accepted_id_tokens.digest is 'SHA-256 of what the provider signed (header and payload): the signature itself can be spelled in more than one way. Not a verifier: it proves nothing and opens nothing.';
+create table auth.organization_invitations (
+  id uuid primary key default gen_random_uuid(),
+  organization_id uuid not null references auth.organizations (id) on delete cascade,
+  email text not null,
+  role text not null,
+  token_verifier bytea not null constraint organization_invitations_token_verifier_key unique,
+  -- Without its sender an invitation is void.
+  invited_by uuid references auth.users (id) on delete set null,
+  created_at timestamptz not null,
+  expires_at timestamptz not null,
+  accepted_at timestamptz,
+  revoked_at timestamptz,
+  constraint organization_invitations_role_check
+    check (role in ('ORGANIZATION_OWNER', 'ORGANIZATION_ADMIN', 'ORGANIZATION_MEMBER')),
+  constraint organization_invitations_check check (
+    octet_length(email) <= 254 and octet_length(token_verifier) = 32 and expires_at > created_at
+    and num_nulls(accepted_at, revoked_at) >= 1)
+);
+-- At most one that is open, of an address in an organization.
+create unique index organization_invitations_open_key on auth.organization_invitations (organization_id, lower(email collate "C"))
+  where accepted_at is null and revoked_at is null;
+create index organization_invitations_organization_id_idx on auth.organization_invitations (organization_id, created_at, id);
+create index organization_invitations_email_idx on auth.organization_invitations (lower(email collate "C"), created_at);
+create index organization_invitations_invited_by_idx on auth.organization_invitations (invited_by);
+comment on table auth.organization_invitations is 'Who was invited into which tenant, by mail. Kept for thirty days beyond their end.';
+comment on column auth.organization_invitations.token_verifier is 'SHA-256 of the proof; the proof is SHA-256 of the token in the mail, which is not kept.';
+comment on column auth.organization_invitations.invited_by is 'An invitation is worth what its sender may give: see auth.invitation_is_open.';
 
 -- One session is one login on one device: one row, rotated in place, however often it is refreshed.
 --
@@ -143,7 +171,8 @@ create table auth.sessions (
 );
 create index sessions_user_id_idx on auth.sessions (user_id);
 create index sessions_family_id_idx on auth.sessions (family_id);
-create index sessions_organization_id_idx on auth.sessions (organization_id) where organization_id is not null;
+-- In the order of the pages of auth.list_organization_sessions. A switch to another organization changes it, a refresh never.
+create index sessions_organization_id_idx on auth.sessions (organization_id, created_at, id) where organization_id is not null;
 create index sessions_cleanup_week_idx on auth.sessions (cleanup_week) where revoked_at is null;
 create index sessions_revoked_at_idx on auth.sessions (revoked_at) where revoked_at is not null;
 comment on table auth.sessions is 'One row per login on one device. Each refresh rotates the row in place (HOT); old tokens are recognised by lineage_key, so no row of theirs is kept.';
@@ -334,6 +363,7 @@ select pg_catalog.pg_extension_config_dump('auth.organizations', '');
 select pg_catalog.pg_extension_config_dump('auth.organization_members', '');
 select pg_catalog.pg_extension_config_dump('auth.identities', '');
 select pg_catalog.pg_extension_config_dump('auth.accepted_id_tokens', '');
+select pg_catalog.pg_extension_config_dump('auth.organization_invitations', '');
 select pg_catalog.pg_extension_config_dump('auth.sessions', '');
 select pg_catalog.pg_extension_config_dump('auth.one_time_tokens', '');
 select pg_catalog.pg_extension_config_dump('auth.personal_access_tokens', '');

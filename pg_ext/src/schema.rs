@@ -9,13 +9,14 @@ extension_sql_file!("../../sql/identity.sql", name = "identity", requires = ["pr
 extension_sql_file!("../../sql/audit.sql", name = "audit", requires = ["identity"]);
 extension_sql_file!("../../sql/rotation.sql", name = "rotation", requires = ["audit"]);
 extension_sql_file!("../../sql/sessions.sql", name = "sessions", requires = ["rotation"]);
-extension_sql_file!("../../sql/accounts.sql", name = "accounts", requires = ["sessions"]);
+extension_sql_file!("../../sql/organizations.sql", name = "organizations", requires = ["sessions"]);
+extension_sql_file!("../../sql/members.sql", name = "members", requires = ["organizations"]);
+extension_sql_file!("../../sql/invitations.sql", name = "invitations", requires = ["members"]);
+extension_sql_file!("../../sql/accounts.sql", name = "accounts", requires = ["invitations"]);
 extension_sql_file!("../../sql/mail.sql", name = "mail", requires = ["accounts"]);
 extension_sql_file!("../../sql/federation.sql", name = "federation", requires = ["mail"]);
 extension_sql_file!("../../sql/step_up.sql", name = "step_up", requires = ["federation"]);
 extension_sql_file!("../../sql/personal_access_tokens.sql", name = "personal_access_tokens", requires = ["step_up"]);
-extension_sql_file!("../../sql/email.sql", name = "email", requires = ["personal_access_tokens"]);
-extension_sql_file!("../../sql/passwords.sql", name = "passwords", requires = ["email"]);
-extension_sql_file!("../../sql/views.sql", name = "views", requires = ["passwords"]);
+extension_sql_file!("../../sql/views.sql", name = "views", requires = ["personal_access_tokens"]);
 extension_sql_file!("../../sql/policies.sql", name = "policies", requires = ["views"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);

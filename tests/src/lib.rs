@@ -27,9 +27,9 @@
 //! | [`db`] | [`TestDb`] |
 //! | [`sql`] | one value, an error's SQLSTATE, the audit trail, time that passes |
 //! | [`tokens`] | secrets, proofs and verifiers, and sessions opened and rotated in SQL |
+//! | [`tenants`] | organizations with their people, and statements in somebody's name |
 //! | [`server`] | [`Server`]: the service as a process |
 //! | [`http`] | [`Api`]: a client of it |
-//! | [`mail`] | a mail server, and what it has taken |
 //! | [`wire`] | refresh tokens and JWTs taken apart and forged |
 //!
 //! Time passes by moving rows or settings (see [`TestDb::set`]), never by sleeping. A condition that comes about by
@@ -38,16 +38,15 @@
 pub mod cluster;
 pub mod db;
 pub mod http;
-pub mod mail;
 pub mod server;
 pub mod sql;
+pub mod tenants;
 pub mod tokens;
 pub mod wire;
 
 pub use cluster::{Cluster, OwnCluster};
 pub use db::TestDb;
 pub use http::{Answer, Api, Session};
-pub use mail::MailServer;
 pub use server::Server;
 
 use std::time::{Duration, Instant};
