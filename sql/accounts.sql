@@ -63,6 +63,7 @@ begin
       perform auth.record_event('organization_signup_completed', 'info', true, new_user, new_organization,
                                 correlation_id => correlation_id);
     end if;
+    perform auth.mail_verification(new_user, email);
     s := auth.open_session(new_user, new_organization, token_verifier, array['pwd'],
                            idle_ttl, max_age, retry_window, ip, user_agent, device_hash, device_name, correlation_id);
     return auth.grant_of(s, 'signed_up');
@@ -87,7 +88,7 @@ begin
   end;
 end
 $$;
-comment on function auth.sign_up is 'Makes user, organization (where one is named), owner membership, session and audit rows: all or none. Outcome signed_up, email_taken, slug_taken or slug_reserved. The session becomes the identity of this transaction.';
+comment on function auth.sign_up is 'Makes user, organization (where one is named), owner membership, verification mail, session and audit rows: all or none. Outcome signed_up, email_taken, slug_taken or slug_reserved. The session becomes the identity of this transaction.';
 
 create function auth.peppers_in_use() returns setof int
   language sql stable parallel safe security definer set search_path = pg_catalog, pg_temp
@@ -296,17 +297,21 @@ begin
   if new.disabled_at is not null and old.disabled_at is null then
     perform auth.revoke_live_sessions(new.id, reason => 'user_disabled', severity => 'warning');
     perform auth.end_personal_access_tokens(new.id, 'user_disabled');
+    delete from auth.one_time_tokens t where t.user_id = new.id;
   end if;
   if new.password_verifier is distinct from old.password_verifier
      and new.verifier_renewed_at is not distinct from old.verifier_renewed_at then
     perform auth.record_event('user_password_changed', 'info', true, new.id);
-    perform auth.revoke_live_sessions(new.id, reason => 'password_changed');
+    -- The session that changes it, by auth.change_password, goes on; no other SQL has a proved session.
+    perform auth.revoke_live_sessions(new.id, reason => 'password_changed',
+                                      but_not => case when auth.current_user_id() = new.id then auth.current_session_id() end);
     perform auth.end_personal_access_tokens(new.id, 'password_changed');
+    delete from auth.one_time_tokens t where t.user_id = new.id and t.purpose = 'reset_password';
   end if;
   return null;
 end
 $$;
-comment on function auth.end_sessions_of_changed_user is 'Trigger: disabling a user or changing a password ends the sessions and personal access tokens; renewing a verifier at login does not.';
+comment on function auth.end_sessions_of_changed_user is 'Trigger: disabling a user or changing a password ends the sessions, the personal access tokens and the links that were mailed for a reset; renewing a verifier at login does not.';
 
 create trigger users_end_sessions after update on auth.users
   for each row when (new.disabled_at is distinct from old.disabled_at

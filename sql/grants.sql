@@ -56,6 +56,12 @@ grant execute on function
   auth.has_scope, auth.session_is_live, auth.require_auth_age, auth.session_jti, auth.extension_version
   to auth_api, auth_monitor, auth_admin;
 
+-- E-mail and passwords. What they mail goes to its address alone: the service gets no token back.
+grant execute on function
+  auth.verify_email, auth.resend_verification, auth.request_email_change, auth.confirm_email_change,
+  auth.request_password_reset, auth.check_password_reset, auth.reset_password, auth.change_password
+  to auth_api;
+
 -- The mailer works the outbox by these, and reads nothing beside it. Nobody else is shown a link.
 grant execute on function auth.claim_mail, auth.finish_mail, auth.fail_mail to auth_mailer;
 

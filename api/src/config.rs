@@ -1,5 +1,7 @@
 //! Every setting: its name, its default, what it means, and its check. Nothing else reads the environment.
 
+mod mail;
+
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 use cookie::SameSite;
@@ -8,6 +10,7 @@ use crate::{
     access_token::AccessTokens,
     cookies::CookiePolicy,
     keys::{GENERATE, Peppers, SigningKeys, TokenKeys},
+    mailer::MailerConfig,
     origin::Origins,
     password::Params,
 };
@@ -79,10 +82,15 @@ const SETTINGS: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// All settings: these, and those that have a file of their own.
+fn settings() -> impl Iterator<Item = &'static (&'static str, &'static str, &'static str)> {
+    SETTINGS.iter().chain(mail::SETTINGS)
+}
+
 /// The settings as text, for `--help`.
 pub fn help() -> String {
     let mut text = format!("Settings, from the environment:\n\n  A key is made with: {GENERATE}\n");
-    for (name, default, meaning) in SETTINGS {
+    for (name, default, meaning) in settings() {
         text += &format!("\n  {name}");
         if !default.is_empty() {
             text += &format!(" [{default}]");
@@ -163,6 +171,8 @@ pub struct Config {
     pub origins: Origins,
     /// Password hashing.
     pub passwords: PasswordConfig,
+    /// Sending mail; none: this process sends none.
+    pub mailer: Option<MailerConfig>,
 }
 
 /// Why the service cannot start: a sentence that says what to do.
@@ -191,7 +201,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
     }
 
     fn text(&self, name: &str) -> String {
-        let default = || SETTINGS.iter().find(|(other, ..)| *other == name).map_or("", |(_, default, _)| default);
+        let default = || settings().find(|(other, ..)| *other == name).map_or("", |(_, default, _)| default);
         self.optional(name).unwrap_or_else(|| default().to_owned())
     }
 
@@ -281,6 +291,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             cookies: CookiePolicy { same_site: self.same_site()? },
             origins: self.parsed("CORS_ORIGINS")?,
             passwords: self.passwords()?,
+            mailer: self.mailer()?,
         })
     }
 }
@@ -362,11 +373,11 @@ mod tests {
         };
         assert!(log_config(lookup).is_ok() && config(lookup).is_ok());
         let help = help();
-        for (name, ..) in SETTINGS {
+        for (name, ..) in settings() {
             assert!(help.contains(name) && read.borrow().iter().any(|other| other == name), "{name}");
         }
         for name in read.take() {
-            assert!(SETTINGS.iter().any(|(other, ..)| *other == name), "{name}");
+            assert!(settings().any(|(other, ..)| *other == name), "{name}");
         }
     }
 }

@@ -12,6 +12,7 @@ mod error;
 mod field;
 mod json;
 mod keys;
+mod mailer;
 mod origin;
 mod password;
 mod personal_access_token;
@@ -42,6 +43,7 @@ use tracing_subscriber::{
 use crate::{
     app::App,
     config::{Config, LogConfig, LogFormat},
+    mailer::Mailer,
     password::Passwords,
 };
 
@@ -127,5 +129,14 @@ async fn run(config: Config) -> Result<(), String> {
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     // The only line on standard output: whoever starts the service waits for it.
     println!("listening on http://{address}");
-    server::serve(listener, app::endpoint(app), stop).await.map_err(|error| error.to_string())
+    let mailer = config.mailer.map(Mailer::start);
+    if mailer.is_none() {
+        tracing::warn!("no mail is sent by this process: MAILER_DATABASE_URL is not set");
+    }
+    let served = server::serve(listener, app::endpoint(app), stop).await.map_err(|error| error.to_string());
+    // After the last request, which may have queued a mail.
+    if let Some(mailer) = mailer {
+        mailer.stop().await;
+    }
+    served
 }

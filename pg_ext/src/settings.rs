@@ -29,6 +29,8 @@ static SESSION_MAX_AGE: GucSetting<i32> = GucSetting::<i32>::new(30 * DAY);
 static RETRY_WINDOW: GucSetting<i32> = GucSetting::<i32>::new(60);
 static RETRY_WINDOW_MAX: GucSetting<i32> = GucSetting::<i32>::new(600);
 static STEP_UP_MAX_AGE: GucSetting<i32> = GucSetting::<i32>::new(300);
+static EMAIL_VERIFICATION_TTL: GucSetting<i32> = GucSetting::<i32>::new(DAY);
+static PASSWORD_RESET_TTL: GucSetting<i32> = GucSetting::<i32>::new(3_600);
 static SESSION_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * DAY);
 static MAX_SESSIONS_PER_USER: GucSetting<i32> = GucSetting::<i32>::new(0);
 static REPLAY_SCOPE: GucSetting<ReplayScope> = GucSetting::<ReplayScope>::new(ReplayScope::family);
@@ -79,6 +81,20 @@ pub fn register() {
         c"How recently a user must have proved who they are for a sensitive operation.",
         &STEP_UP_MAX_AGE,
         1,
+        DAY,
+    );
+    duration(
+        c"auth_sessions.email_verification_ttl",
+        c"How long a mailed link for verifying an e-mail address works.",
+        &EMAIL_VERIFICATION_TTL,
+        60,
+        30 * DAY,
+    );
+    duration(
+        c"auth_sessions.password_reset_ttl",
+        c"How long a mailed link for setting a new password works.",
+        &PASSWORD_RESET_TTL,
+        60,
         DAY,
     );
     duration(
@@ -149,6 +165,8 @@ fn setting(name: &str) -> String {
         "retry_window" => seconds(&RETRY_WINDOW),
         "retry_window_max" => seconds(&RETRY_WINDOW_MAX),
         "step_up_max_age" => seconds(&STEP_UP_MAX_AGE),
+        "email_verification_ttl" => seconds(&EMAIL_VERIFICATION_TTL),
+        "password_reset_ttl" => seconds(&PASSWORD_RESET_TTL),
         "session_retention" => seconds(&SESSION_RETENTION),
         "max_sessions_per_user" => MAX_SESSIONS_PER_USER.get().to_string(),
         "replay_scope" => match REPLAY_SCOPE.get() {

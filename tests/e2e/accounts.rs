@@ -45,6 +45,8 @@ async fn a_sign_up_that_fails_at_any_step_leaves_nothing() {
         ("users", "true"),
         ("organizations", "true"),
         ("organization_members", "true"),
+        ("one_time_tokens", "true"),
+        ("mail_outbox", "true"),
         ("sessions", "true"),
         ("audit_log", "new.action = 'user_created'"),
         ("audit_log", "new.action = 'organization_created'"),

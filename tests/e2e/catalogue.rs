@@ -188,9 +188,12 @@ const FOR_THE_SERVICE: &[&str] = &[
     "begin_login",
     "begin_step_up",
     "change_member_role",
+    "change_password",
+    "check_password_reset",
     "check_slug",
     "complete_login",
     "complete_step_up",
+    "confirm_email_change",
     "create_organization",
     "create_personal_access_token",
     "current_organization_id",
@@ -212,7 +215,11 @@ const FOR_THE_SERVICE: &[&str] = &[
     "peppers_in_use",
     "remove_member",
     "report_invalid_csrf_token",
+    "request_email_change",
+    "request_password_reset",
     "require_auth_age",
+    "resend_verification",
+    "reset_password",
     "revoke_invitation",
     "revoke_personal_access_token",
     "revoke_session",
@@ -224,6 +231,7 @@ const FOR_THE_SERVICE: &[&str] = &[
     "sign_up",
     "step_up_max_age",
     "switch_organization",
+    "verify_email",
 ];
 
 #[tokio::test]

@@ -206,6 +206,8 @@ async fn no_setting_and_no_role_makes_somebody_of_nobody() {
         "session_max_age",
         "retry_window",
         "retry_window_max",
+        "email_verification_ttl",
+        "password_reset_ttl",
         "session_retention",
     ] {
         for statement in [

@@ -18,6 +18,7 @@ mod invitations;
 mod lifetimes;
 mod login;
 mod logs;
+mod mailer;
 mod members;
 mod organizations;
 mod recovery;

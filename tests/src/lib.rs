@@ -30,6 +30,7 @@
 //! | [`tenants`] | organizations with their people, and statements in somebody's name |
 //! | [`server`] | [`Server`]: the service as a process |
 //! | [`http`] | [`Api`]: a client of it |
+//! | [`mail`] | a mail server, and what it has taken |
 //! | [`wire`] | refresh tokens and JWTs taken apart and forged |
 //!
 //! Time passes by moving rows or settings (see [`TestDb::set`]), never by sleeping. A condition that comes about by
@@ -38,6 +39,7 @@
 pub mod cluster;
 pub mod db;
 pub mod http;
+pub mod mail;
 pub mod server;
 pub mod sql;
 pub mod tenants;
@@ -47,6 +49,7 @@ pub mod wire;
 pub use cluster::{Cluster, OwnCluster};
 pub use db::TestDb;
 pub use http::{Answer, Api, Session};
+pub use mail::MailServer;
 pub use server::Server;
 
 use std::time::{Duration, Instant};

@@ -6,6 +6,7 @@
 
 mod acting;
 mod identity;
+mod outbox;
 mod personal_access_tokens;
 mod sessions;
 mod step_up;
@@ -25,6 +26,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use self::acting::Scope;
+pub use self::outbox::{Mail, Outbox};
 pub use self::sessions::{AccessGrant, Grant, Login, NewAccount, Profile, Rotation, SignUp};
 pub use self::step_up::StepUp;
 use crate::{
