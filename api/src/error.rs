@@ -67,10 +67,22 @@ codes! {
     CrossSiteRequest = FORBIDDEN, "This page may not open a session here.";
     /// The e-mail of the account is not verified yet.
     EmailNotVerified = FORBIDDEN, "Verify the e-mail of the account first.";
+    /// The ID token is not the provider's, not for this service, has expired, was shown before, says nothing of a verified
+    /// e-mail, or its person may not log in: the same answer for all.
+    InvalidIdToken = UNAUTHORIZED, "The ID token is not valid, or not any more. Get a new one.";
+    /// Only in the query of a redirect: the browser that came back from the provider is not the one that left, or took
+    /// too long.
+    InvalidLoginState = BAD_REQUEST, "This login was not begun in this browser, or too long ago. Begin again.";
+    /// Only in the query of a redirect: the person, or the provider, said no.
+    LoginDenied = FORBIDDEN, "The provider did not let the login go on.";
+    /// Only in the query of a redirect: the provider gave no token.
+    LoginFailed = BAD_REQUEST, "The provider gave no token for this login. Begin again.";
     /// No such path.
     NotFound = NOT_FOUND, "There is nothing here.";
     /// No such session of the caller.
     SessionNotFound = NOT_FOUND, "There is no such session.";
+    /// No OpenID provider is configured here.
+    FederationNotConfigured = NOT_FOUND, "Logging in through a provider is not configured here.";
     /// The path exists, but not with this method.
     MethodNotAllowed = METHOD_NOT_ALLOWED, "The method is not allowed here.";
     /// The body did not arrive in time.
@@ -83,6 +95,9 @@ codes! {
     TooManyTokens = CONFLICT, "There are 50 personal access tokens already: revoke one first.";
     /// No such personal access token of the caller.
     TokenNotFound = NOT_FOUND, "There is no such personal access token.";
+    /// The account with the token's e-mail never verified it, or is another person's at this provider. Its owner sets a new
+    /// password by e-mail first, which verifies it.
+    EmailNotLinkable = CONFLICT, "There is an account with this e-mail that cannot be linked. Reset its password first.";
     /// The body is larger than any request of this service needs.
     BodyTooLarge = PAYLOAD_TOO_LARGE, "The body is too large.";
     /// The body is of another media type.
@@ -109,10 +124,14 @@ codes! {
     RateLimited = TOO_MANY_REQUESTS, "Too many requests. Wait, then try again.";
     /// Too many failed logins: wait for `Retry-After`.
     AccountLocked = TOO_MANY_REQUESTS, "Too many failed logins. Wait, then try again.";
+    /// `returnTo` is no path of this site.
+    InvalidReturnTo = UNPROCESSABLE_ENTITY, "returnTo must be a path that begins with one /, of at most 1024 characters.";
     /// Our fault. The log has the reason, under the request id.
     InternalError = INTERNAL_SERVER_ERROR, "Something went wrong here. The request id tells us what.";
     /// The database cannot be reached, or does not take writes.
     DatabaseUnavailable = SERVICE_UNAVAILABLE, "The database is not available. Try again.";
+    /// The OpenID provider cannot be reached, and its keys are not known.
+    IdentityProviderUnavailable = SERVICE_UNAVAILABLE, "The identity provider is not available. Try again.";
     /// More work than this process takes on at once.
     Overloaded = SERVICE_UNAVAILABLE, "Too much to do at the moment. Try again.";
     /// The answer took too long.
@@ -122,7 +141,8 @@ codes! {
 }
 
 impl Code {
-    fn as_str(self) -> String {
+    /// As clients see it.
+    pub fn as_str(self) -> String {
         match self.to_json() {
             Some(serde_json::Value::String(code)) => code,
             _ => unreachable!("an enum of poem-openapi is a string"),

@@ -209,6 +209,21 @@ rule! {
     }
 }
 rule! {
+    /// An ID token. Any other text is refused by `oidc`, like one that was used.
+    IdToken, Code::InvalidIdToken,
+    MetaSchema { pattern: Some("^[A-Za-z0-9_-]+\\.[A-Za-z0-9_-]+\\.[A-Za-z0-9_-]+$".into()), ..text(5, 12_000) },
+    |value| value.len() <= 12_000
+}
+rule! {
+    /// What an ID token has to bring back. Any other than the token's is refused with it.
+    Nonce, Code::InvalidIdToken, text(1, 512), |value| count(value, 1, 512)
+}
+rule! {
+    /// A path of the site.
+    ReturnTo, Code::InvalidReturnTo, MetaSchema { pattern: Some("^/([^/].*)?$".into()), ..text(1, 1024) },
+    crate::oidc::is_path
+}
+rule! {
     /// A refresh token. Any other text is refused by [`crate::refresh_token::decode`], like one that was revoked.
     RefreshToken, Code::InvalidRefreshToken,
     MetaSchema { pattern: Some("^asr_[A-Za-z0-9_-]{118}$".into()), ..text(LENGTH, LENGTH) },

@@ -94,21 +94,23 @@ pub struct TokenKey {
     mac: Zeroizing<[u8; 32]>,
     derive: Zeroizing<[u8; 32]>,
     csrf: Zeroizing<[u8; 32]>,
+    login_state: Zeroizing<[u8; 64]>,
 }
 
 impl TokenKey {
     fn new(secret: &Secret) -> Self {
         let hkdf = Hkdf::<Sha256>::new(None, &secret.0);
-        let expand = |info: &[u8]| {
-            let mut key = Zeroizing::new([0; 32]);
-            hkdf.expand(info, &mut *key).expect("32 bytes are within what HKDF gives");
+        fn expand<const N: usize>(hkdf: &Hkdf<Sha256>, info: &[u8]) -> Zeroizing<[u8; N]> {
+            let mut key = Zeroizing::new([0; N]);
+            hkdf.expand(info, &mut *key).expect("within what HKDF gives");
             key
-        };
+        }
         Self {
             id: secret.id(),
-            mac: expand(b"auth_sessions refresh token mac v1"),
-            derive: expand(b"auth_sessions refresh token derive v1"),
-            csrf: expand(b"auth_sessions csrf token v1"),
+            mac: expand(&hkdf, b"auth_sessions refresh token mac v1"),
+            derive: expand(&hkdf, b"auth_sessions refresh token derive v1"),
+            csrf: expand(&hkdf, b"auth_sessions csrf token v1"),
+            login_state: expand(&hkdf, b"auth_sessions login state v1"),
         }
     }
 
@@ -120,6 +122,11 @@ impl TokenKey {
     /// What a page has to show beside the cookies of this session.
     pub fn csrf_tag(&self, session_id: Uuid) -> [u8; 32] {
         hmac_sha256(&*self.csrf, &[session_id.as_bytes()])
+    }
+
+    /// Encrypts what a browser keeps while it is at the identity provider.
+    pub fn login_state(&self) -> &[u8; 64] {
+        &self.login_state
     }
 
     /// A pseudo-random value that only this key can repeat.

@@ -13,6 +13,7 @@ mod field;
 mod json;
 mod keys;
 mod mailer;
+mod oidc;
 mod origin;
 mod password;
 mod personal_access_token;
@@ -110,6 +111,7 @@ async fn run(config: Config) -> Result<(), String> {
         cookies: config.cookies,
         origins: config.origins,
         refresh_token_ttl: config.refresh_token_ttl,
+        federation: config.federation.map(oidc::Federation::new).transpose()?,
         passwords: Passwords::new(hashing.params, config.peppers, hashing.concurrency, hashing.queue),
         readiness: Default::default(),
     });

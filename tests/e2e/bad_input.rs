@@ -30,6 +30,7 @@ fn bodies() -> Vec<(&'static str, Value, &'static [&'static str])> {
             &["grantType", "refreshToken"],
         ),
         ("/api/auth/refresh", json!({"refreshToken": token}), &["refreshToken"]),
+        ("/api/auth/google", json!({"credential": "a.b.c", "nonce": "n"}), &["credential"]),
         ("/api/auth/logout", json!({"refreshToken": token, "all": false}), &[]),
     ]
 }
@@ -89,7 +90,7 @@ async fn what_is_no_json() {
         }
     }
     // Only logging out and refreshing have a body that may be left out; then there is no credential, or token.
-    for path in ["/api/auth/signup", "/api/auth/login", "/api/auth/token"] {
+    for path in ["/api/auth/signup", "/api/auth/login", "/api/auth/token", "/api/auth/google"] {
         post(&api, path, "").await.expect_problem(400, "malformed_json");
     }
     post(&api, "/api/auth/refresh", "").await.expect_problem(422, "invalid_request");

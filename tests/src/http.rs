@@ -1,6 +1,7 @@
 //! A client of the service.
 
 use reqwest::header::HeaderMap;
+use reqwest::redirect::Policy;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
@@ -100,7 +101,7 @@ impl Session {
 impl Api {
     /// A client of the service at that URL.
     pub fn new(base: &str) -> Self {
-        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let http = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build().expect("a client");
         Self { http, base: base.to_owned() }
     }
 

@@ -31,6 +31,7 @@
 //! | [`server`] | [`Server`]: the service as a process |
 //! | [`http`] | [`Api`]: a client of it |
 //! | [`mail`] | a mail server, and what it has taken |
+//! | [`oidc`] | a real OpenID provider, and a browser that goes there and back |
 //! | [`wire`] | refresh tokens and JWTs taken apart and forged |
 //!
 //! Time passes by moving rows or settings (see [`TestDb::set`]), never by sleeping. A condition that comes about by
@@ -40,6 +41,7 @@ pub mod cluster;
 pub mod db;
 pub mod http;
 pub mod mail;
+pub mod oidc;
 pub mod server;
 pub mod sql;
 pub mod tenants;
@@ -50,6 +52,7 @@ pub use cluster::{Cluster, OwnCluster};
 pub use db::TestDb;
 pub use http::{Answer, Api, Session};
 pub use mail::MailServer;
+pub use oidc::OidcProvider;
 pub use server::Server;
 
 use std::time::{Duration, Instant};

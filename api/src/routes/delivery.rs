@@ -38,6 +38,15 @@ pub struct Delivered<T, const STATUS: u16 = 200> {
     cookies: Option<Box<dyn FnOnce(&mut Response) + Send>>,
 }
 
+impl<T, const STATUS: u16> Delivered<T, STATUS> {
+    /// The cookies without the body, beside another answer.
+    pub fn set_cookies(self, response: &mut Response) {
+        if let Some(set) = self.cookies {
+            set(response);
+        }
+    }
+}
+
 impl<T: ToJSON, const STATUS: u16> IntoResponse for Delivered<T, STATUS> {
     fn into_response(self) -> Response {
         let mut response = Json(self.body).into_response();

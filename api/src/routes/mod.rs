@@ -4,6 +4,7 @@ pub mod account;
 mod answers;
 pub mod csrf_token;
 mod delivery;
+pub mod federation;
 pub mod health;
 pub mod jwks;
 pub mod login;
