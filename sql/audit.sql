@@ -111,6 +111,7 @@ begin
   execute format('create trigger audit_log_no_truncate before truncate on %s
                     for each statement execute function auth.refuse_change()', partition);
   execute format('create index on %s (user_id, created_at) where user_id is not null and action not in (''token_refreshed'', ''token_retry_served'')', partition);
+  execute format('create index on %s (organization_id, created_at) where organization_id is not null and action not in (''token_refreshed'', ''token_retry_served'')', partition);
   execute format('create index on %s (session_id, created_at) where session_id is not null', partition);
   execute format('create index on %s (family_id) where action = ''token_replay_detected''', partition);
 end

@@ -61,7 +61,8 @@ comment on function auth.create_personal_access_token is 'Makes a token for the 
 
 -- The one place where tokens are ended. The caller has checked every right.
 create function auth.end_personal_access_tokens(
-  of_user uuid, reason text, only_id uuid default null, of_organization uuid default null, correlation_id text default null
+  of_user uuid, reason text, only_id uuid default null, of_organization uuid default null, correlation_id text default null,
+  more_details jsonb default '{}'
 ) returns int
   language plpgsql volatile parallel unsafe
   as $$
@@ -79,7 +80,8 @@ begin
   if ended is not null then
     perform auth.record_event('personal_access_token_revoked', 'info', true, of_user, of_organization,
                               correlation_id => correlation_id,
-                              details => jsonb_build_object('reason', left(reason, 200), 'token_ids', to_jsonb(ended)));
+                              details => more_details || jsonb_build_object('reason', left(reason, 200),
+                                                                            'token_ids', to_jsonb(ended)));
   end if;
   return coalesce(cardinality(ended), 0);
 end

@@ -50,3 +50,7 @@ create policy own_rows on auth.audit_log for select to auth_api
 -- Never by a personal access token: it shall not learn of others.
 create policy own_rows on auth.personal_access_tokens for select to auth_api
   using (user_id = (select auth.current_user_id()) and (select auth.current_session_id()) is not null);
+-- What happened in the name of the organization that the session acts for: for its owners.
+create policy rows_of_owned_organization on auth.audit_log for select to auth_api
+  using (organization_id = (select auth.current_organization_id() where 'ORGANIZATION_OWNER' = any (auth.current_roles()))
+         and (select auth.has_scope('security_events:read')));

@@ -48,7 +48,7 @@ create function auth.revoke_live_sessions(
   but_not uuid default null, keep_newest int default 0,
   action text default 'session_revoked', reason text default 'session_revoked', severity text default 'info',
   correlation_id text default null, ip inet default null, user_agent text default null,
-  lock_user boolean default true
+  lock_user boolean default true, more_details jsonb default '{}'
 ) returns int
   language plpgsql volatile parallel unsafe
   as $$
@@ -85,7 +85,7 @@ begin
     case when cardinality(live) = 1 then ended.id end,
     case when cardinality(live) = 1 then ended.family_id else of_family end,
     correlation_id, ip, user_agent,
-    jsonb_build_object('reason', left(reason, 200), 'sessions', to_jsonb(live)));
+    more_details || jsonb_build_object('reason', left(reason, 200), 'sessions', to_jsonb(live)));
   -- A listener takes this as a hint, never as the truth: ids only, and short enough for any number of sessions.
   perform pg_notify('auth_events', json_build_object(
     'action', action, 'user_id', of_user, 'family_id', of_family, 'session_id', ended.id, 'sessions', cardinality(live))::text);

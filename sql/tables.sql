@@ -307,6 +307,27 @@ create unlogged table auth.attempts (
 create index attempts_updated_at_idx on auth.attempts (updated_at);
 comment on table auth.attempts is 'Failure counters and lock-outs, keyed by HMAC, forgotten after a day without an attempt.';
 
+-- Programs of others that may ask about tokens, and end them.
+create table auth.clients (
+  client_id text primary key,
+  name text not null,
+  secret_verifier bytea not null,
+  created_at timestamptz not null default clock_timestamp(),
+  created_by text not null,
+  secret_changed_at timestamptz,
+  disabled_at timestamptz,
+  last_used_at timestamptz,
+  constraint clients_check check (
+    client_id ~ '^[A-Za-z0-9._-]{1,100}$' and char_length(name) between 1 and 200 and name !~ '[[:cntrl:]]'
+    and octet_length(secret_verifier) = 32)
+);
+comment on table auth.clients is 'Confidential clients (RFC 6749 section 2.1) for introspection and revocation. Made by auth-api clients create, or auth.register_client.';
+comment on column auth.clients.secret_verifier is 'SHA-256(SHA-256(secret)); the secret is 256 random bits, shown once.';
+comment on column auth.clients.created_by is 'The database role that made it.';
+comment on column auth.clients.secret_changed_at is 'When the secret was last replaced; null: it is the first.';
+comment on column auth.clients.disabled_at is 'From then on it is refused. There is no way back: make another.';
+comment on column auth.clients.last_used_at is 'When it last proved itself, to the minute.';
+
 -- Append-only. No primary key, unique constraint or index on the parent: pg_restore attaches the monthly partitions
 -- before it loads data, and a parent's index would collide with theirs. No foreign keys: the log outlives its subjects.
 create sequence auth.audit_log_id_seq cache 32;
@@ -369,5 +390,6 @@ select pg_catalog.pg_extension_config_dump('auth.one_time_tokens', '');
 select pg_catalog.pg_extension_config_dump('auth.personal_access_tokens', '');
 select pg_catalog.pg_extension_config_dump('auth.recovery_windows', '');
 select pg_catalog.pg_extension_config_dump('auth.instance', '');
+select pg_catalog.pg_extension_config_dump('auth.clients', '');
 select pg_catalog.pg_extension_config_dump('auth.audit_log_default', '');
 select pg_catalog.pg_extension_config_dump('auth.audit_log_id_seq', '');

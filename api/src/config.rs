@@ -1,5 +1,6 @@
 //! Every setting: its name, its default, what it means, and its check. Nothing else reads the environment.
 
+mod issuer;
 mod mail;
 
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
@@ -16,6 +17,7 @@ use crate::{
     oidc::{self, CodeFlow, Landing},
     origin::Origins,
     password::Params,
+    routes::metadata::Metadata,
 };
 
 /// Logging in through a provider is rare beside refreshing.
@@ -29,6 +31,11 @@ const SETTINGS: &[(&str, &str, &str)] = &[
         "Required. postgres://user:password@host:5432/database of a login in role auth_api. With sslmode=require the \
          server's certificate is verified against the system's roots (SSL_CERT_FILE names others); otherwise the \
          connection is not encrypted: for a loopback address or a Unix socket",
+    ),
+    (
+        "ADMIN_DATABASE_URL",
+        "",
+        "Of a login in role auth_admin, for auth-api clients; when not set, DATABASE_URL. The service does not read it",
     ),
     ("DB_POOL_SIZE", "16", "Connections to the database, at most"),
     ("AUTH_LISTEN", "127.0.0.1:8080", "Address and port to listen on; port 0 takes a free one"),
@@ -50,7 +57,6 @@ const SETTINGS: &[(&str, &str, &str)] = &[
         "",
         "Required. Ed25519 seeds of 32 bytes, comma-separated: the first signs access tokens, all verify",
     ),
-    ("JWT_ISSUER", "auth_sessions", "The claim iss"),
     ("JWT_AUDIENCE", "auth_sessions", "The claim aud"),
     (
         "ACCESS_TOKEN_TTL_SECONDS",
@@ -114,20 +120,32 @@ const SETTINGS: &[(&str, &str, &str)] = &[
 
 /// All settings: these, and those that have a file of their own.
 fn settings() -> impl Iterator<Item = &'static (&'static str, &'static str, &'static str)> {
-    SETTINGS.iter().chain(mail::SETTINGS)
+    SETTINGS.iter().chain(issuer::SETTINGS).chain(mail::SETTINGS)
 }
 
 /// The settings as text, for `--help`.
 pub fn help() -> String {
     let mut text = format!("Settings, from the environment:\n\n  A key is made with: {GENERATE}\n");
     for (name, default, meaning) in settings() {
-        text += &format!("\n  {name}");
-        if !default.is_empty() {
-            text += &format!(" [{default}]");
-        }
-        text += &format!("\n      {meaning}.\n");
+        text += &setting_help(name, default, meaning);
     }
     text
+}
+
+/// The settings of the commands for operators, for their `--help`.
+pub fn admin_help() -> String {
+    let mut text = "Settings, from the environment:\n".to_owned();
+    for (name, default, meaning) in settings().filter(|(name, ..)| ADMIN_SETTINGS.contains(name)) {
+        text += &setting_help(name, default, meaning);
+    }
+    text
+}
+
+const ADMIN_SETTINGS: [&str; 4] = ["ADMIN_DATABASE_URL", "DATABASE_URL", "LOG_FORMAT", "RUST_LOG"];
+
+fn setting_help(name: &str, default: &str, meaning: &str) -> String {
+    let default = if default.is_empty() { String::new() } else { format!(" [{default}]") };
+    format!("\n  {name}{default}\n      {meaning}.\n")
 }
 
 /// How the log looks.
@@ -203,6 +221,8 @@ pub struct Config {
     pub peppers: Peppers,
     /// Signs and verifies access tokens.
     pub access_tokens: AccessTokens,
+    /// What OAuth clients read first.
+    pub metadata: Option<Metadata>,
     /// Life of an access token.
     pub access_token_ttl: Duration,
     /// What a login asks the database for.
@@ -289,6 +309,13 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         self.database_at("DATABASE_URL", &url, self.number("DB_POOL_SIZE", 1, 1000)? as usize)
     }
 
+    fn admin_database(&self) -> Result<DatabaseConfig, ConfigError> {
+        let name = ["ADMIN_DATABASE_URL", "DATABASE_URL"].into_iter().find(|name| self.optional(name).is_some());
+        let name = name.unwrap_or("ADMIN_DATABASE_URL");
+        let url = self.required(name, "For example postgres://auth_operator:password@127.0.0.1:5432/auth.")?;
+        self.database_at(name, &url, 1)
+    }
+
     fn database_at(&self, setting: &str, url: &str, pool_size: usize) -> Result<DatabaseConfig, ConfigError> {
         // The parser's message may quote the URL, and with it the password: only its kind is told.
         let mut postgres = tokio_postgres::Config::from_str(url).map_err(|_| {
@@ -371,6 +398,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
     }
 
     fn config(&self) -> Result<Config, ConfigError> {
+        let (issuer, metadata) = self.issuer()?;
         let signing_keys = SigningKeys::parse("JWT_SIGNING_KEYS", &self.key("JWT_SIGNING_KEYS")?)?;
         let token_keys = self.hmac_secrets()?;
         Ok(Config {
@@ -379,7 +407,8 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             federation: self.federation(&token_keys)?,
             token_keys,
             peppers: Peppers::parse("PASSWORD_PEPPERS", &self.key("PASSWORD_PEPPERS")?)?,
-            access_tokens: AccessTokens::new(signing_keys, self.text("JWT_ISSUER"), self.text("JWT_AUDIENCE")),
+            access_tokens: AccessTokens::new(signing_keys, issuer, self.text("JWT_AUDIENCE")),
+            metadata,
             access_token_ttl: Duration::from_secs(self.number("ACCESS_TOKEN_TTL_SECONDS", 10, 86_400)?),
             refresh_token_ttl: Duration::from_secs(self.number("REFRESH_TOKEN_TTL_SECONDS", 60, 31_536_000)?),
             cookies: CookiePolicy { same_site: self.same_site()? },
@@ -388,6 +417,11 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             mailer: self.mailer()?,
         })
     }
+}
+
+/// Reads the settings of a command for operators; `lookup` is the environment.
+pub fn admin_database(lookup: impl Fn(&str) -> Option<String>) -> Result<DatabaseConfig, ConfigError> {
+    Reader(lookup).admin_database()
 }
 
 /// Reads the log's settings; `lookup` is the environment.
@@ -414,7 +448,7 @@ mod tests {
     ];
 
     /// The complete settings with some changed; an empty value stands for one that is not set.
-    fn with(changes: &[(&str, &str)]) -> Result<Config, String> {
+    pub(super) fn with(changes: &[(&str, &str)]) -> Result<Config, String> {
         let all = [changes, COMPLETE].concat();
         config(|name| all.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned()))
             .map_err(|error| error.to_string())
@@ -492,8 +526,9 @@ mod tests {
             read.borrow_mut().push(name.to_owned());
             COMPLETE.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
         };
-        assert!(log_config(lookup).is_ok() && config(lookup).is_ok());
-        let help = help();
+        assert!(log_config(lookup).is_ok() && config(lookup).is_ok() && admin_database(lookup).is_ok());
+        let (help, admin_help) = (help(), admin_help());
+        assert!(ADMIN_SETTINGS.iter().all(|name| admin_help.contains(name)));
         for (name, ..) in settings() {
             assert!(help.contains(name) && read.borrow().iter().any(|other| other == name), "{name}");
         }

@@ -49,6 +49,10 @@ codes! {
     AuthenticationRequired = UNAUTHORIZED, "This needs an access token: Authorization: Bearer …";
     /// The access token is not ours, has expired, or its session has ended.
     InvalidAccessToken = UNAUTHORIZED, "The access token is not valid, or not any more.";
+    /// The body is not a form, or a parameter is missing or there twice (RFC 6749: `invalid_request`).
+    MalformedForm = BAD_REQUEST, "The form is not understood.";
+    /// Unknown client, wrong secret, disabled, or no client authentication at all (RFC 6749 §5.2).
+    InvalidClient = UNAUTHORIZED, "The client is not known, or its secret is wrong.";
     /// Unknown e-mail or wrong password: the same answer for both.
     InvalidCredentials = UNAUTHORIZED, "The e-mail or the password is wrong.";
     /// Every reason for which a refresh token is refused.
@@ -166,6 +170,9 @@ struct ProblemDetails {
     code: Code,
     /// The same as the header `x-request-id`; the audit log calls it correlation id.
     request_id: String,
+    /// The code of RFC 6749 §5.2 for OAuth clients; only of introspection and revocation.
+    #[oai(skip_serializing_if_is_none)]
+    error: Option<String>,
 }
 
 impl poem_openapi::types::Example for ProblemDetails {
@@ -183,12 +190,14 @@ pub struct Problem {
     retry_after: Option<u64>,
     /// What RFC 6750 or RFC 9470 wants beside the realm in `WWW-Authenticate`.
     challenge: Option<String>,
+    /// Whether whoever asked reads RFC 6749.
+    for_oauth: bool,
 }
 
 impl From<Code> for Problem {
     fn from(code: Code) -> Self {
         let retry_after = (code.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(1);
-        Self { code, detail: Cow::Borrowed(code.detail()), retry_after, challenge: challenge(code) }
+        Self { code, detail: Cow::Borrowed(code.detail()), retry_after, challenge: challenge(code), for_oauth: false }
     }
 }
 
@@ -234,6 +243,11 @@ impl Problem {
         .into()
     }
 
+    /// The same for a client that reads the `error` of RFC 6749 §5.2.
+    pub fn for_oauth(self) -> Self {
+        Self { for_oauth: true, ..self }
+    }
+
     /// What to switch on.
     pub fn code(&self) -> Code {
         self.code
@@ -248,6 +262,7 @@ impl Problem {
             detail: self.detail.clone().into_owned(),
             code: self.code,
             request_id: request_id.into(),
+            error: self.for_oauth.then(|| oauth_error(self.code).into()),
         }
     }
 
@@ -262,6 +277,8 @@ impl Problem {
         }
         let challenge = match &self.challenge {
             Some(error) => Some(format!(r#"{REALM}, {error}"#)),
+            // RFC 6749 §5.2: the scheme that the client is to use.
+            None if self.code == Code::InvalidClient => Some(CLIENT_REALM.to_owned()),
             None if self.code.status() == StatusCode::UNAUTHORIZED => Some(REALM.to_owned()),
             None => None,
         };
@@ -273,10 +290,23 @@ impl Problem {
 }
 
 const REALM: &str = r#"Bearer realm="auth_sessions""#;
+const CLIENT_REALM: &str = r#"Basic realm="auth_sessions", charset="UTF-8""#;
 
 /// RFC 6750 §3: an error only when a token was shown.
 fn challenge(code: Code) -> Option<String> {
     (code == Code::InvalidAccessToken).then(|| r#"error="invalid_token""#.to_owned())
+}
+
+/// RFC 6749 §5.2, and, for what is no fault of the client's, the words of RFC 6749 §4.1.2.1.
+fn oauth_error(code: Code) -> &'static str {
+    match code {
+        Code::InvalidClient => "invalid_client",
+        Code::InternalError => "server_error",
+        code if code.status().is_server_error() || code.status() == StatusCode::TOO_MANY_REQUESTS => {
+            "temporarily_unavailable"
+        }
+        _ => "invalid_request",
+    }
 }
 
 impl From<Problem> for poem::Error {
@@ -303,6 +333,9 @@ pub const BODY: &[Code] = &[
     Code::UnsupportedMediaType,
     Code::InvalidRequest,
 ];
+/// What every operation with a form and a client's authentication may answer.
+pub const FORM: &[Code] =
+    &[Code::MalformedForm, Code::RequestTimeout, Code::BodyTooLarge, Code::UnsupportedMediaType, Code::InvalidClient];
 /// What every operation that asks the database may answer.
 pub const DATABASE: &[Code] = &[Code::DatabaseUnavailable, Code::Overloaded];
 /// What every operation for a logged-in user may answer.
@@ -401,7 +434,7 @@ fn headers(status: StatusCode) -> Vec<MetaHeader> {
         schema: MetaSchemaRef::Inline(Box::new(MetaSchema::new(ty))),
     };
     match status {
-        StatusCode::UNAUTHORIZED => vec![header("WWW-Authenticate", "string", "RFC 6750 §3")],
+        StatusCode::UNAUTHORIZED => vec![header("WWW-Authenticate", "string", "RFC 6750 §3, or RFC 7617 §2")],
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
             vec![header("Retry-After", "integer", "Seconds to wait before trying again")]
         }
@@ -422,6 +455,23 @@ mod tests {
         let two = two.take_body().into_string().await.unwrap();
         assert_eq!(one.replace("request-1", "request-2"), two);
         assert!(one.contains(r#""code":"invalid_refresh_token""#), "{one}");
+    }
+
+    #[tokio::test]
+    async fn an_oauth_client_finds_its_own_word_beside_the_code() {
+        for (code, error) in [
+            (Code::InvalidClient, "invalid_client"),
+            (Code::MalformedForm, "invalid_request"),
+            (Code::UnsupportedMediaType, "invalid_request"),
+            (Code::DatabaseUnavailable, "temporarily_unavailable"),
+            (Code::InternalError, "server_error"),
+        ] {
+            let mut response = Problem::from(code).for_oauth().response("r");
+            let body = response.take_body().into_string().await.unwrap();
+            assert!(body.contains(&format!(r#""error":"{error}""#)), "{body}");
+        }
+        let body = Problem::from(Code::InvalidClient).response("r").take_body().into_string().await.unwrap();
+        assert!(!body.contains(r#""error""#), "{body}");
     }
 
     #[test]

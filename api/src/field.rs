@@ -229,6 +229,14 @@ rule! {
     MetaSchema { pattern: Some("^asr_[A-Za-z0-9_-]{118}$".into()), ..text(LENGTH, LENGTH) },
     |_| true
 }
+rule! {
+    /// Any token, of whatever kind, or something that is none.
+    AnyToken, Code::MalformedForm, text(1, 4096), |_| true
+}
+rule! {
+    /// The secret of a confidential client; a wrong one is refused by the database.
+    ClientSecret, Code::InvalidClient, MetaSchema { format: Some("password"), ..text(1, 100) }, |_| true
+}
 
 #[cfg(test)]
 mod tests {

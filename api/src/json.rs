@@ -99,10 +99,7 @@ impl<'a, T: Body> ApiExtractor<'a> for Json<T> {
         body: &mut RequestBody,
         _: ExtractParamOptions<Self::ParamType>,
     ) -> Result<Self> {
-        let bytes = match tokio::time::timeout(BODY_TIMEOUT, read(body)).await {
-            Ok(bytes) => bytes?,
-            Err(_) => return Err(Problem::from(Code::RequestTimeout).into()),
-        };
+        let bytes = bytes(body).await?;
         if bytes.is_empty()
             && let Some(absent) = T::absent()
         {
@@ -114,6 +111,11 @@ impl<'a, T: Body> ApiExtractor<'a> for Json<T> {
         }
         Ok(Self(parse(&bytes)?))
     }
+}
+
+/// A whole body, bounded in size and time.
+pub async fn bytes(body: &mut RequestBody) -> Result<Vec<u8>, Problem> {
+    tokio::time::timeout(BODY_TIMEOUT, read(body)).await.unwrap_or(Err(Code::RequestTimeout.into()))
 }
 
 async fn read(body: &mut RequestBody) -> Result<Vec<u8>, Problem> {
@@ -151,7 +153,7 @@ pub fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -
 
 /// serde's sentence without what it found: `invalid type: string "…", expected a boolean` may hold a password in the
 /// wrong field.
-fn without_values(sentence: &str) -> String {
+pub fn without_values(sentence: &str) -> String {
     let sentence = match (sentence.starts_with("invalid "), sentence.rfind(", expected ")) {
         (true, Some(expected)) => {
             let kind = sentence.split(": ").next().unwrap_or_default();

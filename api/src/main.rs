@@ -3,6 +3,8 @@
 
 mod access_token;
 mod app;
+mod client_authentication;
+mod clients_command;
 mod config;
 mod cookies;
 mod credential;
@@ -10,6 +12,7 @@ mod db;
 mod device;
 mod error;
 mod field;
+mod form;
 mod json;
 mod keys;
 mod mailer;
@@ -63,12 +66,16 @@ enum Command {
     Serve,
     /// Prints openapi.json; needs no database and no settings.
     Openapi,
+    /// Makes, lists and ends confidential clients: programs that may introspect and revoke tokens.
+    #[command(subcommand, after_help = config::admin_help(), after_long_help = config::admin_help())]
+    Clients(clients_command::ClientsCommand),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Openapi => std::io::stdout().write_all(app::document().as_bytes()).map_err(|error| error.to_string()),
         Command::Serve => serve(),
+        Command::Clients(command) => clients(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -86,6 +93,15 @@ fn serve() -> Result<(), String> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
     runtime.block_on(run(config))
+}
+
+fn clients(command: clients_command::ClientsCommand) -> Result<(), String> {
+    let environment = |name: &str| std::env::var(name).ok();
+    init_log(config::log_config(environment).map_err(|error| error.to_string())?)?;
+    let database = config::admin_database(environment).map_err(|error| error.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    runtime.block_on(clients_command::run(command, db::Db::new(database)?))
 }
 
 fn init_log(LogConfig { format, filter }: LogConfig) -> Result<(), String> {
@@ -113,6 +129,7 @@ async fn run(config: Config) -> Result<(), String> {
         refresh_token_ttl: config.refresh_token_ttl,
         federation: config.federation.map(oidc::Federation::new).transpose()?,
         passwords: Passwords::new(hashing.params, config.peppers, hashing.concurrency, hashing.queue),
+        metadata: config.metadata,
         readiness: Default::default(),
     });
     upkeep::start(app.clone()).await?;

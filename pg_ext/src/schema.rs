@@ -19,6 +19,7 @@ extension_sql_file!("../../sql/step_up.sql", name = "step_up", requires = ["fede
 extension_sql_file!("../../sql/personal_access_tokens.sql", name = "personal_access_tokens", requires = ["step_up"]);
 extension_sql_file!("../../sql/email.sql", name = "email", requires = ["personal_access_tokens"]);
 extension_sql_file!("../../sql/passwords.sql", name = "passwords", requires = ["email"]);
-extension_sql_file!("../../sql/views.sql", name = "views", requires = ["passwords"]);
+extension_sql_file!("../../sql/clients.sql", name = "clients", requires = ["passwords"]);
+extension_sql_file!("../../sql/views.sql", name = "views", requires = ["clients"]);
 extension_sql_file!("../../sql/policies.sql", name = "policies", requires = ["views"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);

@@ -205,6 +205,7 @@ const FOR_THE_SERVICE: &[&str] = &[
     "end_session",
     "extension_version",
     "has_scope",
+    "introspect_token",
     "invite_member",
     "leave_organization",
     "list_invitations",
@@ -223,6 +224,7 @@ const FOR_THE_SERVICE: &[&str] = &[
     "revoke_invitation",
     "revoke_personal_access_token",
     "revoke_session",
+    "revoke_token",
     "revoke_user_sessions",
     "rotate_session_token",
     "session_is_live",
@@ -251,10 +253,14 @@ async fn each_role_may_call_exactly_what_is_listed() {
     ];
     let operator = [
         "cleanup_expired_sessions",
+        "disable_client",
         "handle_token_replay",
+        "list_clients",
         "maintain_audit_partitions",
         "open_recovery_window",
+        "register_client",
         "revoke_session_family",
+        "rotate_client_secret",
     ];
     let mut for_operators = [&who_am_i[..], &operator[..]].concat();
     for_operators.sort_unstable();

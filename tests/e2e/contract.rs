@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use auth_sessions_tests::http::PASSWORD;
 use auth_sessions_tests::oidc::{federation_url, person};
-use auth_sessions_tests::{Answer, OidcProvider, Server, TestDb};
+use auth_sessions_tests::{Answer, Client, OidcProvider, Server, TestDb};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -20,9 +20,13 @@ const PUBLIC: &[&str] = &[
     "GET /api/auth/csrf-token",
     "GET /api/auth/organizations/slug-available/{slug}",
     "GET /.well-known/jwks.json",
+    "GET /.well-known/oauth-authorization-server",
     "GET /health/live",
     "GET /health/ready",
 ];
+
+/// What takes a confidential client instead: see `introspection.rs` and `revocation.rs`.
+const FOR_CLIENTS: &[&str] = &["POST /api/auth/introspect", "POST /api/auth/revoke"];
 
 fn document() -> Value {
     serde_json::from_str(include_str!("../../openapi.json")).expect("openapi.json")
@@ -73,6 +77,17 @@ async fn every_operation_needs_a_credential_unless_it_is_listed_as_public() {
         assert_eq!(!secured, PUBLIC.contains(&name.as_str()), "{name}: the document's `security`");
         if PUBLIC.contains(&name.as_str()) {
             public.insert(name);
+            continue;
+        }
+        let by_client = json!([{"client": []}, {}]);
+        assert_eq!(operation["security"] == by_client, FOR_CLIENTS.contains(&name.as_str()), "{name}");
+        if FOR_CLIENTS.contains(&name.as_str()) {
+            let form = api.request(method, &path).form(&[("token", ended.refresh_token.as_str())]);
+            for request in [form.try_clone().expect("a form"), form.bearer_auth(&ended.access_token)] {
+                let answer = api.send(request).await.expect_problem(401, "invalid_client");
+                let challenge = answer.header("www-authenticate");
+                assert_eq!(challenge, Some(r#"Basic realm="auth_sessions", charset="UTF-8""#), "{name}");
+            }
             continue;
         }
         let without = api.send(api.request(method.clone(), &concrete(&path))).await;
@@ -126,7 +141,8 @@ fn check_headers(answer: &Answer, name: &str) {
     let id = answer.header("x-request-id").unwrap_or_else(|| panic!("{name}: no x-request-id"));
     assert!((8..=64).contains(&id.len()), "{name}: {id}");
     assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{name}");
-    let cached = if name.contains("jwks.json 2") { "public, max-age=300" } else { "no-store" };
+    let is_public = ["jwks.json 2", "oauth-authorization-server 2"].iter().any(|path| name.contains(path));
+    let cached = if is_public { "public, max-age=300" } else { "no-store" };
     assert_eq!(answer.header("cache-control"), Some(cached), "{name}");
 }
 
@@ -145,7 +161,8 @@ fn check_form(document: &Value, schema: &Value, value: &Value, at: &str) {
     match schema["type"].as_str() {
         Some("object") => {
             let members = value.as_object().unwrap_or_else(|| panic!("{at}: {value} is no object"));
-            let properties = schema["properties"].as_object().expect("properties");
+            let none = serde_json::Map::new();
+            let properties = schema["properties"].as_object().unwrap_or(&none);
             for required in schema["required"].as_array().into_iter().flatten() {
                 assert!(members.contains_key(required.as_str().expect("a name")), "{at}: no {required}");
             }
@@ -181,7 +198,9 @@ fn check_form(document: &Value, schema: &Value, value: &Value, at: &str) {
 async fn every_answer_has_the_documented_form() {
     let (db, provider) = (TestDb::create().await, OidcProvider::start().await);
     let federation = federation_url(&db);
-    let server = Server::start(&db, &provider.settings(&federation, &[])).await;
+    let server =
+        Server::start(&db, &provider.settings(&federation, &[("PUBLIC_URL", "https://auth.example.org")])).await;
+    let client = Client::register(&db.connect_as("auth_operator").await, "Billing").await;
     let api = server.api();
     let document = document();
     let mut answered = BTreeSet::new();
@@ -241,6 +260,7 @@ async fn every_answer_has_the_documented_form() {
     call(get.clone(), "/api/auth/csrf-token", none.clone(), "", 401).await;
     call(get.clone(), "/api/auth/organizations/slug-available/{slug}", none.clone(), "", 200).await;
     call(get.clone(), "/.well-known/jwks.json", none.clone(), "", 200).await;
+    call(get.clone(), "/.well-known/oauth-authorization-server", none.clone(), "", 200).await;
     call(get.clone(), "/health/live", none.clone(), "", 200).await;
     call(get.clone(), "/health/ready", none.clone(), "", 200).await;
     call(delete.clone(), "/api/auth/sessions/{id}", none.clone(), bearer, 404).await;
@@ -267,6 +287,20 @@ async fn every_answer_has_the_documented_form() {
     answered.insert("DELETE /api/auth/sessions/{id}".to_owned());
     answered.insert("DELETE /api/auth/personal-access-tokens/{id}".to_owned());
     answered.insert("GET /api/auth/csrf-token".to_owned());
+    let fourth = api.login("ada@example.org", PASSWORD).await.expect(200).session();
+    for path in ["/api/auth/introspect", "/api/auth/revoke"] {
+        for (token, client, status) in [
+            (fourth.access_token.as_str(), Some(&client), 200),
+            ("nonsense", Some(&client), 200),
+            (&fourth.access_token, None, 401),
+            ("", Some(&client), 400),
+        ] {
+            let answer = api.form(path, &[("token", token)], client).await.expect(status);
+            conforms(&document, &post, path, &answer);
+        }
+        conforms(&document, &post, path, &api.post(path, &json!({"token": "x"}), "").await.expect(415));
+        answered.insert(format!("POST {path}"));
+    }
     let all: BTreeSet<_> = operations(&document).iter().map(|(method, path, _)| format!("{method} {path}")).collect();
     assert_eq!(answered, all, "an operation was not tried: add it here");
 }

@@ -5,6 +5,8 @@ use reqwest::redirect::Policy;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
+use crate::tokens::Secret;
+
 /// The password of everybody who signs up with [`Api::signup`].
 pub const PASSWORD: &str = "correct horse battery staple";
 
@@ -35,6 +37,25 @@ pub struct Session {
     pub refresh_token: String,
     /// The whole body.
     pub body: Value,
+}
+
+/// A confidential client.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// The `client_id`.
+    pub id: String,
+    /// The `client_secret`.
+    pub secret: String,
+}
+
+impl Client {
+    /// Registers one in SQL, as the command does.
+    pub async fn register(operator: &tokio_postgres::Client, name: &str) -> Self {
+        let secret = format!("asc_{}", crate::server::key(&crate::tokens::random_bytes(32)));
+        let verifier = Secret(secret.clone().into_bytes()).verifier();
+        let row = operator.query_one("select auth.register_client($1, $2)", &[&name, &verifier]).await;
+        Self { id: row.expect("register_client").get(0), secret }
+    }
 }
 
 impl Answer {
@@ -136,6 +157,16 @@ impl Api {
     /// POST of a JSON body, with a bearer token unless it is empty.
     pub async fn post(&self, path: &str, body: &Value, bearer: &str) -> Answer {
         self.send(with_bearer(self.request(Method::POST, path).json(body), bearer)).await
+    }
+
+    /// POST of a form, by a confidential client (id and secret, by HTTP Basic) when there is one.
+    pub async fn form(&self, path: &str, form: &[(&str, &str)], client: Option<&Client>) -> Answer {
+        let request = self.request(Method::POST, path).form(form);
+        self.send(match client {
+            Some(client) => request.basic_auth(&client.id, Some(&client.secret)),
+            None => request,
+        })
+        .await
     }
 
     /// Signs up with [`PASSWORD`]; panics unless it worked.

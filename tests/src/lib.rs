@@ -50,7 +50,7 @@ pub mod wire;
 
 pub use cluster::{Cluster, OwnCluster};
 pub use db::TestDb;
-pub use http::{Answer, Api, Session};
+pub use http::{Answer, Api, Client, Session};
 pub use mail::MailServer;
 pub use oidc::OidcProvider;
 pub use server::Server;

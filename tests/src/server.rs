@@ -35,6 +35,14 @@ pub fn key(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
+/// Runs `auth-api` with these arguments and settings and nothing else, to its end.
+pub async fn auth_api(arguments: &[&str], settings: &[(&str, &str)]) -> std::process::Output {
+    let mut command = Command::new(env_path("AUTH_TEST_API"));
+    command.args(arguments).env_clear().envs(settings.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(Duration::from_secs(30), command.output()).await;
+    output.expect("auth-api goes on running").expect("auth-api")
+}
+
 /// A running service. Killed when dropped.
 pub struct Server {
     child: Child,

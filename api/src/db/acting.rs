@@ -30,6 +30,16 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::ProfileRead,
+        Self::SessionsRead,
+        Self::SessionsWrite,
+        Self::OrganizationRead,
+        Self::OrganizationWrite,
+        Self::SecurityEventsRead,
+    ];
+
     /// As it is written.
     pub fn as_str(self) -> &'static str {
         match self {

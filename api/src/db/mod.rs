@@ -5,6 +5,7 @@
 //! who is acting is told to the database in the statement, or the transaction, that acts.
 
 mod acting;
+mod clients;
 mod federation;
 mod identity;
 mod outbox;
@@ -27,6 +28,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use self::acting::Scope;
+pub use self::clients::{ActiveToken, AnyToken, ListedClient};
 pub use self::federation::Federated;
 pub use self::outbox::{Mail, Outbox};
 pub use self::sessions::{AccessGrant, Grant, Login, NewAccount, Profile, Rotation, SignUp};

@@ -6,9 +6,11 @@ pub mod csrf_token;
 mod delivery;
 pub mod federation;
 pub mod health;
+pub mod introspection;
 pub mod jwks;
 pub mod login;
 pub mod logout;
+pub mod metadata;
 pub mod organizations;
 pub mod personal_access_tokens;
 pub mod refresh;
@@ -28,6 +30,8 @@ enum Tag {
     Account,
     /// Tenants.
     Organizations,
+    /// For programs that are shown tokens.
+    Clients,
     /// For operators and verifiers.
     Service,
 }
