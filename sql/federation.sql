@@ -28,7 +28,8 @@ comment on function auth.require_id_token is 'Internal. Refuses arguments that n
 -- Taken before the user's lock, against the usual order, and deadlocks with nobody: whoever waits here, for the same
 -- token, holds nothing yet. A token that is then refused stays used: a refusal cannot be asked for again and again.
 create function auth.use_id_token(
-  provider text, id_token_digest bytea, id_token_expires_at timestamptz, correlation_id text, ip inet, user_agent text
+  provider text, id_token_digest bytea, id_token_expires_at timestamptz, correlation_id text, ip inet, user_agent text,
+  action text default 'user_login_failed'
 ) returns text
   language plpgsql volatile parallel unsafe
   as $$
@@ -46,9 +47,10 @@ begin
   end if;
   times := auth.count_attempt('id_token:' || encode(id_token_digest, 'hex'));
   if times & (times - 1) = 0 then
-    perform auth.record_event('user_login_failed', 'warning', false, correlation_id => correlation_id, ip => ip,
-                              user_agent => user_agent, details => jsonb_build_object(
-                                'method', 'federated', 'provider', provider, 'reason', 'already_used', 'times', times));
+    perform auth.record_event(action, 'warning', false, auth.current_user_id(), session_id => auth.current_session_id(),
+                              correlation_id => correlation_id, ip => ip, user_agent => user_agent,
+                              details => jsonb_build_object('method', 'federated', 'provider', provider,
+                                                            'reason', 'already_used', 'times', times));
   end if;
   return 'already_used';
 end
@@ -205,3 +207,57 @@ begin
 end
 $$;
 comment on function auth.open_federated_session is 'Opens a session for whom an OpenID provider vouches for; the caller has verified the ID token. A known (provider, subject) logs in its user; an unknown one is linked to the account with the same address when both the provider and this database have verified it, or gets a new account. Outcome logged_in, disabled, email_not_verified, email_not_linkable (an account has the address, and it was never verified there, or it is another person''s at this provider), already_used or expired (the ID token). authenticated_at: the token''s auth_time. For auth_federation.';
+
+create function auth.step_up_federated(
+  session_id uuid, jti uuid, provider text, subject text, id_token_digest bytea, id_token_expires_at timestamptz,
+  authenticated_at timestamptz, ip inet default null, user_agent text default null, correlation_id text default null
+) returns auth.session_outcome
+  language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
+  as $$
+declare
+  session auth.sessions;
+  reason text;
+  answer auth.session_outcome;
+begin
+  if session_id is null or jti is null or authenticated_at is null then
+    raise exception 'session_id, jti and authenticated_at must not be null' using errcode = 'null_value_not_allowed',
+      hint = 'The first two are in the access token, the third is auth_time or iat of the ID token.';
+  end if;
+  perform auth.require_id_token(provider, subject, id_token_digest, id_token_expires_at);
+  -- Here the service's word is not enough: the session is proved, and its user must have this identity already.
+  perform from auth.assume_session(step_up_federated.session_id, step_up_federated.jti);
+  if not found then
+    answer.outcome := 'ended';
+    return answer;
+  end if;
+  answer.outcome := auth.use_id_token(provider, id_token_digest, id_token_expires_at, correlation_id, ip, user_agent,
+                                      action => 'step_up_failed');
+  if answer.outcome is not null then
+    return answer;
+  end if;
+  -- The user, then the session: whoever disables the one or ends the other comes before, and is seen, or after.
+  perform from auth.users u where u.id = auth.current_user_id() for no key update;
+  select s.* into session from auth.sessions s where s.id = step_up_federated.session_id;
+  update auth.identities i set last_used_at = clock_timestamp()
+   where i.provider = step_up_federated.provider and i.subject = step_up_federated.subject
+     and i.user_id = auth.current_user_id();
+  reason := case
+    when not found then 'another_identity'
+    when authenticated_at <= clock_timestamp() - auth.step_up_max_age() then 'not_recent' end;
+  if reason is not null then
+    perform auth.record_event('step_up_failed', 'warning', false, session.user_id, session.organization_id, session.id,
+                              session.family_id, correlation_id, ip, user_agent, jsonb_build_object(
+                                'method', 'federated', 'provider', provider, 'reason', reason));
+    answer.outcome := case reason when 'not_recent' then 'not_recent' else 'refused' end;
+    return answer;
+  end if;
+  answer := auth.renew_auth_time('fed', ip, user_agent, correlation_id);
+  if answer.outcome = 'stepped_up' then
+    -- As fresh as the provider's own authentication, and no fresher; nor older than what the session had.
+    answer.auth_time := greatest(session.auth_time, least(authenticated_at, answer.auth_time));
+    update auth.sessions s set auth_time = answer.auth_time where s.id = session.id;
+  end if;
+  return answer;
+end
+$$;
+comment on function auth.step_up_federated is 'Steps a proved session up by an ID token that the caller has verified, of an identity that is linked to its user: for accounts without a password. Outcome stepped_up, refused (another''s identity), not_recent (the provider''s own authentication is older than auth_sessions.step_up_max_age), already_used or expired (the ID token), or ended (the session is over, or not proved). For auth_federation.';

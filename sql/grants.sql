@@ -49,7 +49,7 @@ grant execute on function
 
 -- Logs in whom a provider vouches for, on the word of the service, which verified the provider's signature: the one
 -- exception to "a session needs a proof", and so a login of its own that can do nothing else.
-grant execute on function auth.open_federated_session to auth_federation;
+grant execute on function auth.open_federated_session, auth.step_up_federated to auth_federation;
 
 -- Who am I, which everybody may ask who meets a policy; give them to your own roles likewise.
 grant execute on function

@@ -269,7 +269,7 @@ async fn each_role_may_call_exactly_what_is_listed() {
         ("auth_monitor", &who_am_i[..]),
         ("auth_admin", &for_operators),
         ("auth_mailer", &["claim_mail", "fail_mail", "finish_mail"]),
-        ("auth_federation", &["open_federated_session"]),
+        ("auth_federation", &["open_federated_session", "step_up_federated"]),
     ] {
         let may: Vec<String> = values(
             &admin,

@@ -107,6 +107,13 @@ async fn live_a_little(service: &Client, admin: &Client) -> Held {
     run(admin, next_month, &[]).await;
     run(admin, "select auth.open_recovery_window('1 hour', 5)", &[]).await;
     let tokens = rotate_times(service, founder, 7).await;
+    // Somebody by way of a provider, whose token must not be accepted again from a restored database.
+    let link = "insert into auth.identities (provider, subject, user_id, email) select 'https://issuer.example', '1', id, email
+                  from auth.users where email = 'ada@example.org'";
+    run(admin, link, &[]).await;
+    let used =
+        "insert into auth.accepted_id_tokens (digest, expires_at) values (sha256('token'), now() + interval '1 hour')";
+    run(admin, used, &[]).await;
     let revoked = sign_up(service, "bob@example.org").await;
     run(admin, "update auth.users set disabled_at = now() where email = 'bob@example.org'", &[]).await;
     Held {

@@ -11,6 +11,7 @@ mod dump_restore;
 mod federation;
 mod federation_http;
 mod federation_races;
+mod federation_step_up;
 mod federation_web;
 mod generated_client;
 mod graceful_stop;
