@@ -19,25 +19,16 @@ declare
   token text := 'aso_' || rtrim(translate(encode(auth.random_bytes(32), 'base64'), '+/', '-_'), '=');
   verifier bytea := auth.one_time_token_verifier(token);
 begin
-  if new_one_time_token.user_id is not null then
-    insert into auth.one_time_tokens as t (user_id, purpose, token_verifier, email, details, created_at, expires_at)
-    values (new_one_time_token.user_id, new_one_time_token.purpose, verifier, new_one_time_token.email,
-            new_one_time_token.details, clock, clock + lifetime)
-    on conflict (user_id, purpose) where user_id is not null do update
-      set id = excluded.id, token_verifier = excluded.token_verifier, email = excluded.email, details = excluded.details,
-          created_at = excluded.created_at, expires_at = excluded.expires_at, used_at = null;
-  else
-    insert into auth.one_time_tokens as t (purpose, token_verifier, email, details, created_at, expires_at)
-    values (new_one_time_token.purpose, verifier, new_one_time_token.email, new_one_time_token.details, clock,
-            clock + lifetime)
-    on conflict (lower(email collate "C"), purpose, coalesce(details ->> 'organization_id', '')) where user_id is null do update
-      set id = excluded.id, token_verifier = excluded.token_verifier, email = excluded.email, details = excluded.details,
-          created_at = excluded.created_at, expires_at = excluded.expires_at, used_at = null;
-  end if;
+  insert into auth.one_time_tokens as t (user_id, purpose, token_verifier, email, details, created_at, expires_at)
+  values (new_one_time_token.user_id, new_one_time_token.purpose, verifier, new_one_time_token.email,
+          new_one_time_token.details, clock, clock + lifetime)
+  on conflict (user_id, purpose) do update
+    set id = excluded.id, token_verifier = excluded.token_verifier, email = excluded.email, details = excluded.details,
+        created_at = excluded.created_at, expires_at = excluded.expires_at, used_at = null;
   return token;
 end
 $$;
-comment on function auth.new_one_time_token is 'Internal. Makes a token for a mail, and ends the one before of the same user and purpose; of nobody''s yet (an invitation), of the same address, purpose and details'' organization_id.';
+comment on function auth.new_one_time_token is 'Internal. Makes a token for a mail, and ends the one before of the same user and purpose.';
 
 -- Without a lock: whose it is, so that the locks can be taken in their order before it is used.
 create function auth.find_one_time_token(token text, purpose text) returns auth.one_time_tokens
@@ -72,7 +63,7 @@ begin
   return used;
 end
 $$;
-comment on function auth.use_one_time_token is 'Internal. Marks a token used and returns its row; null when it is unknown, used, expired, replaced, or for something else. The caller holds its user''s lock where it has a user.';
+comment on function auth.use_one_time_token is 'Internal. Marks a token used and returns its row; null when it is unknown, used, expired, replaced, or for something else. The caller holds its user''s lock.';
 
 create function auth.queue_mail(
   kind text, recipient text, variables jsonb, user_id uuid default null, lifetime interval default '1 day'

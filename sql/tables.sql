@@ -194,10 +194,10 @@ comment on column auth.sessions.rotation_nonce is 'With the old token''s secret 
 
 -- What a mail's link proves: that whoever shows it reads the mailbox. The database makes the token and keeps its
 -- verifier; the token itself is only in the mail. One row per user and purpose, so that asking again replaces, and so
--- ends, the link before; an invitation has no user yet, and is one per address and organization.
+-- ends, the link before.
 create table auth.one_time_tokens (
   id uuid primary key default gen_random_uuid(),
-  user_id uuid references auth.users (id) on delete cascade,
+  user_id uuid not null references auth.users (id) on delete cascade,
   purpose text not null,
   token_verifier bytea not null constraint one_time_tokens_token_verifier_key unique,
   email text,
@@ -206,14 +206,11 @@ create table auth.one_time_tokens (
   expires_at timestamptz not null,
   used_at timestamptz,
   constraint one_time_tokens_check check (
-    purpose ~ '^[a-z_]{1,50}$' and octet_length(token_verifier) = 32 and expires_at > created_at
-    and (user_id is not null or email is not null))
+    purpose ~ '^[a-z_]{1,50}$' and octet_length(token_verifier) = 32 and expires_at > created_at),
+  constraint one_time_tokens_user_id_purpose_key unique (user_id, purpose)
 );
-create unique index one_time_tokens_user_id_purpose_key on auth.one_time_tokens (user_id, purpose) where user_id is not null;
-create unique index one_time_tokens_email_purpose_key on auth.one_time_tokens
-  (lower(email collate "C"), purpose, coalesce(details ->> 'organization_id', '')) where user_id is null;
 create index one_time_tokens_expires_at_idx on auth.one_time_tokens (expires_at);
-comment on table auth.one_time_tokens is 'Links that were mailed: for verifying an e-mail, resetting a password, changing an e-mail, accepting an invitation. Each works once, until it expires or is asked for again.';
+comment on table auth.one_time_tokens is 'Links that were mailed: for verifying an e-mail, resetting a password, changing an e-mail. Each works once, until it expires or is asked for again.';
 comment on column auth.one_time_tokens.token_verifier is 'SHA-256(SHA-256(token)); the token itself is kept nowhere.';
 comment on column auth.one_time_tokens.email is 'The address it was mailed to, and so the one that it proves.';
 comment on column auth.one_time_tokens.details is 'What the purpose needs to know again when the token is used.';

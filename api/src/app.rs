@@ -86,6 +86,7 @@ fn is_sane(id: &str) -> bool {
     (8..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
+/// In groups, because poem-openapi knows tuples of up to 16.
 type Api = (
     routes::signup::SignUpApi,
     routes::login::LoginApi,
@@ -96,13 +97,16 @@ type Api = (
     routes::sessions::SessionsApi,
     routes::account::AccountApi,
     routes::step_up::StepUpApi,
+    (routes::email::EmailApi, routes::password::PasswordApi),
     routes::personal_access_tokens::PersonalAccessTokensApi,
     routes::csrf_token::CsrfTokenApi,
     routes::organizations::OrganizationsApi,
-    routes::introspection::IntrospectionApi,
-    routes::metadata::MetadataApi,
-    routes::jwks::JwksApi,
-    routes::health::HealthApi,
+    (
+        routes::introspection::IntrospectionApi,
+        routes::metadata::MetadataApi,
+        routes::jwks::JwksApi,
+        routes::health::HealthApi,
+    ),
 );
 
 fn service() -> OpenApiService<Api, ()> {
@@ -116,13 +120,16 @@ fn service() -> OpenApiService<Api, ()> {
         routes::sessions::SessionsApi,
         routes::account::AccountApi,
         routes::step_up::StepUpApi,
+        (routes::email::EmailApi, routes::password::PasswordApi),
         routes::personal_access_tokens::PersonalAccessTokensApi,
         routes::csrf_token::CsrfTokenApi,
         routes::organizations::OrganizationsApi,
-        routes::introspection::IntrospectionApi,
-        routes::metadata::MetadataApi,
-        routes::jwks::JwksApi,
-        routes::health::HealthApi,
+        (
+            routes::introspection::IntrospectionApi,
+            routes::metadata::MetadataApi,
+            routes::jwks::JwksApi,
+            routes::health::HealthApi,
+        ),
     );
     let request_id = ExtraHeader::new("x-request-id").description(
         "The name of this request, in the log and in the audit log: yours, when you sent one of 8 to 64 characters \

@@ -116,6 +116,8 @@ codes! {
     InvalidName = UNPROCESSABLE_ENTITY, "A name must have 1 to 200 characters, none of them control, and not be blank.";
     /// There are no scopes, too many, or one is no word of a-z, 0-9 and `_.:-`.
     InvalidScope = UNPROCESSABLE_ENTITY, "Scopes are 1 to 50 words like sessions:read, of a-z, 0-9 and _ . : -";
+    /// The token of a link is not one, or was used, replaced, or has expired.
+    InvalidOneTimeToken = UNPROCESSABLE_ENTITY, "The link is not valid, or not any more. Ask for a new one.";
     /// The slug has the wrong form.
     InvalidSlug = UNPROCESSABLE_ENTITY, "A slug must have 3 to 50 characters: a-z, 0-9, single hyphens between them.";
     /// The slug is a reserved word.

@@ -224,6 +224,15 @@ rule! {
     crate::oidc::is_path
 }
 rule! {
+    /// The token of a mailed link.
+    OneTimeToken, Code::InvalidOneTimeToken,
+    MetaSchema { pattern: Some("^aso_[A-Za-z0-9_-]{43}$".into()), ..text(47, 47) },
+    |value| {
+        let letter = |b: u8| b.is_ascii_alphanumeric() || b"-_".contains(&b);
+        value.strip_prefix("aso_").is_some_and(|rest| rest.len() == 43 && rest.bytes().all(letter))
+    }
+}
+rule! {
     /// A refresh token. Any other text is refused by [`crate::refresh_token::decode`], like one that was revoked.
     RefreshToken, Code::InvalidRefreshToken,
     MetaSchema { pattern: Some("^asr_[A-Za-z0-9_-]{118}$".into()), ..text(LENGTH, LENGTH) },

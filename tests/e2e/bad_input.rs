@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 /// Every operation with a body, a body that it would take, and which of its members must be there.
 fn bodies() -> Vec<(&'static str, Value, &'static [&'static str])> {
     let token = format!("asr_{}", "A".repeat(118));
+    let link = format!("aso_{}", "A".repeat(43));
     let organization =
         json!({"name": "Engines", "slug": "engines", "description": "d", "website": "https://e.example"});
     vec![
@@ -32,6 +33,10 @@ fn bodies() -> Vec<(&'static str, Value, &'static [&'static str])> {
         ("/api/auth/refresh", json!({"refreshToken": token}), &["refreshToken"]),
         ("/api/auth/google", json!({"credential": "a.b.c", "nonce": "n"}), &["credential"]),
         ("/api/auth/logout", json!({"refreshToken": token, "all": false}), &[]),
+        ("/api/auth/email/verify", json!({"token": link}), &["token"]),
+        ("/api/auth/email/resend", json!({"email": "eve@example.org"}), &[]),
+        ("/api/auth/password/forgot", json!({"email": "eve@example.org"}), &["email"]),
+        ("/api/auth/password/reset", json!({"token": link, "password": PASSWORD}), &["token", "password"]),
     ]
 }
 
@@ -89,12 +94,14 @@ async fn what_is_no_json() {
             post(&api, path, text).await.expect_problem(422, "invalid_request");
         }
     }
-    // Only logging out and refreshing have a body that may be left out; then there is no credential, or token.
+    // Some have a body that may be left out; then there is no credential, or token.
     for path in ["/api/auth/signup", "/api/auth/login", "/api/auth/token", "/api/auth/google"] {
         post(&api, path, "").await.expect_problem(400, "malformed_json");
     }
     post(&api, "/api/auth/refresh", "").await.expect_problem(422, "invalid_request");
-    post(&api, "/api/auth/logout", "").await.expect_problem(401, "authentication_required");
+    for path in ["/api/auth/logout", "/api/auth/email/resend"] {
+        post(&api, path, "").await.expect_problem(401, "authentication_required");
+    }
     service.check().await;
 }
 

@@ -8,7 +8,9 @@ mod acting;
 mod clients;
 mod federation;
 mod identity;
+mod mail;
 mod outbox;
+mod passwords;
 mod personal_access_tokens;
 mod sessions;
 mod step_up;
@@ -31,6 +33,7 @@ pub use self::acting::Scope;
 pub use self::clients::{ActiveToken, AnyToken, ListedClient};
 pub use self::federation::Federated;
 pub use self::outbox::{Mail, Outbox};
+pub use self::passwords::PasswordChange;
 pub use self::sessions::{AccessGrant, Grant, Login, NewAccount, Profile, Rotation, SignUp};
 pub use self::step_up::StepUp;
 use crate::{

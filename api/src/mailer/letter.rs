@@ -97,7 +97,7 @@ struct Linked {
 struct Invitation {
     token: String,
     expires_at: DateTime<Utc>,
-    organization: String,
+    organization_name: String,
     role: Option<String>,
 }
 
@@ -172,8 +172,8 @@ fn letter(mail: &Mail, links: &LinkBase) -> Result<Letter, Failure> {
             "If it was not you: set a new password with “forgot password”, and tell whoever runs this service.",
         ),
         "organization_invitation" => {
-            let Invitation { token, expires_at, organization, role } = variables(mail)?;
-            let organization = name(&organization);
+            let Invitation { token, expires_at, organization_name, role } = variables(mail)?;
+            let organization = name(&organization_name);
             let role = match role.as_deref() {
                 Some("ORGANIZATION_OWNER") => " as an owner",
                 Some("ORGANIZATION_ADMIN") => " as an administrator",
@@ -248,7 +248,7 @@ mod tests {
 
     fn linked(kind: &str) -> Mail {
         let variables =
-            serde_json::json!({"token": TOKEN, "expires_at": "2026-11-20T16:05:00Z", "organization": "Engines"});
+            serde_json::json!({"token": TOKEN, "expires_at": "2026-11-20T16:05:00Z", "organization_name": "Engines"});
         mail(kind, variables)
     }
 
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn a_name_is_one_short_line_and_escaped() {
         let mut variables = serde_json::json!({"token": TOKEN, "expires_at": "2026-11-20T16:05:00Z"});
-        variables["organization"] = "x\r\nBcc: eve@example.org\r\n\r\n<b>&\u{2028}hello</b>".into();
+        variables["organization_name"] = "x\r\nBcc: eve@example.org\r\n\r\n<b>&\u{2028}hello</b>".into();
         let mail = mail("organization_invitation", variables);
         let made = made(&mail).ok().unwrap();
         assert_eq!(made.subject, "An invitation to x Bcc: eve@example.org <b>& hello</b>");
