@@ -47,14 +47,13 @@ begin
     raise exception 'password_proof must be 32 bytes, not %', octet_length(password_proof)
       using errcode = 'invalid_parameter_value', hint = 'It is HMAC-SHA-256(pepper, argon2id(password)).';
   end if;
+  -- The user, then the session: whoever disables the one or ends the other comes before, and is seen, or after. And
+  -- guesses at once are judged one after another, so that no more of them count than are free.
+  select x.* into u from auth.users x where x.id = caller for no key update;
   answer.retry_after := auth.locked_for(subject);
   if answer.retry_after is not null then
     answer.outcome := 'locked';
-    return answer;
-  end if;
-  -- The user, then the session: whoever disables the one or ends the other comes before, and is seen, or after.
-  select x.* into u from auth.users x where x.id = caller for no key update;
-  if u.verifier_version <> complete_step_up.verifier_version then
+  elsif u.verifier_version <> complete_step_up.verifier_version then
     answer.outcome := 'stale';
   elsif not coalesce(auth.equal_digests(sha256(password_proof), u.password_verifier), false) then
     perform auth.record_failed_login(u, subject, false, correlation_id, ip, user_agent, action => 'step_up_failed');

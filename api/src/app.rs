@@ -19,7 +19,7 @@ use crate::{
     error::{Code, Problem},
     keys::TokenKeys,
     oidc::Federation,
-    origin::Origins,
+    origin::{Origins, WithCors},
     password::Passwords,
     routes,
     upkeep::Readiness,
@@ -28,7 +28,8 @@ use crate::{
 /// An answer that takes longer is given up.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The header of a request's name.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What every request may need.
 pub struct App {
@@ -160,13 +161,16 @@ pub fn endpoint(app: Arc<App>) -> impl Endpoint<Output = Response> {
     let document: Arc<str> = document().into();
     let docs: Arc<str> = service.swagger_ui_html().into();
     let methods = Arc::new(Methods::of::<Api>());
-    Route::new()
+    let origins = app.origins.clone();
+    let endpoint = Route::new()
         .at("/docs", get(swagger_ui).data(docs))
         .at("/openapi.json", get(openapi_json).data(document))
         .nest_no_strip("/", service)
         .data(app)
         .with(CatchPanic::new())
-        .around(move |endpoint, request| around(endpoint, request, methods.clone()))
+        .around(move |endpoint, request| around(endpoint, request, methods.clone()));
+    // Outermost, so that a page of CORS_ORIGINS may read refusals too.
+    WithCors::new(origins, endpoint)
 }
 
 #[handler]
@@ -226,6 +230,9 @@ fn set_headers(response: &mut Response, id: &RequestId) {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "no-referrer"),
+        // Nobody's page may load an answer as if it were a picture or a script, or keep a handle on ours.
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
         // RFC 6749 §5.1: tokens must not be stored by a cache.
         (header::CACHE_CONTROL, "no-store"),

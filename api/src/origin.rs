@@ -3,13 +3,15 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use poem::{
-    FromRequest, Request, RequestBody, Result,
-    http::{HeaderMap, header},
+    Endpoint, FromRequest, Middleware, Request, RequestBody, Response, Result,
+    http::{HeaderMap, Method, header},
+    middleware::{Cors, CorsEndpoint},
 };
 use url::Url;
 
 use crate::{
-    app::App,
+    app::{App, REQUEST_ID},
+    cookies::CSRF_HEADER,
     error::{Code, Problem},
 };
 
@@ -54,6 +56,42 @@ impl Origins {
                 host.is_some() && host.as_deref() == text(header::HOST)
             }
             _ => false,
+        }
+    }
+}
+
+/// An endpoint that the pages of some origins may call, with cookies, and read (CORS). For all others it is what it is
+/// without: their browsers keep the answer from them.
+pub struct WithCors<E> {
+    origins: Origins,
+    plain: Arc<E>,
+    shared: CorsEndpoint<Arc<E>>,
+}
+
+impl<E: Endpoint<Output = Response>> WithCors<E> {
+    /// For these origins.
+    pub fn new(origins: Origins, endpoint: E) -> Self {
+        let plain = Arc::new(endpoint);
+        let shared = Cors::new()
+            .allow_origins(origins.0.iter().map(String::as_str))
+            .allow_credentials(true)
+            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+            .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, CSRF_HEADER, REQUEST_ID])
+            .expose_headers([REQUEST_ID, header::RETRY_AFTER, header::WWW_AUTHENTICATE])
+            .max_age(600)
+            .transform(plain.clone());
+        Self { origins, plain, shared }
+    }
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for WithCors<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> Result<Response> {
+        if self.origins.name_of(request.headers()).is_some() {
+            Ok(self.shared.get_response(request).await)
+        } else {
+            self.plain.call(request).await
         }
     }
 }

@@ -88,6 +88,11 @@ pub async fn let_time_pass(admin: &Client, session_id: Uuid, interval: &str) {
     assert_eq!(moved, 1, "there is no session {session_id}");
 }
 
+/// Moves every session's last authentication into the past: what a sensitive operation looks at.
+pub async fn let_authentication_age(admin: &Client, interval: &str) {
+    run(admin, "update auth.sessions set auth_time = auth_time - $1::text::interval", &[&interval]).await;
+}
+
 /// The whole row of a session as text: equal when nothing of it changed.
 pub async fn session_row(admin: &Client, session_id: Uuid) -> String {
     value(admin, "select s::text from auth.sessions s where id = $1", &[&session_id]).await
