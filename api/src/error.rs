@@ -110,8 +110,8 @@ codes! {
     InvalidRequest = UNPROCESSABLE_ENTITY, "The body does not have the form that is asked for.";
     /// The e-mail is not one.
     InvalidEmail = UNPROCESSABLE_ENTITY, "The e-mail must be an address like name@example.org, of at most 254 bytes.";
-    /// The password is too short or too long.
-    InvalidPassword = UNPROCESSABLE_ENTITY, "The password must have 8 to 128 characters.";
+    /// The password is too short, too long, or one that everybody tries first.
+    InvalidPassword = UNPROCESSABLE_ENTITY, "The password must have 8 to 128 characters, and not be one of the most common ones.";
     /// A name is empty, too long, or has control characters.
     InvalidName = UNPROCESSABLE_ENTITY, "A name must have 1 to 200 characters, none of them control, and not be blank.";
     /// There are no scopes, too many, or one is no word of a-z, 0-9 and `_.:-`.

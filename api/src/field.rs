@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 use zeroize::Zeroizing;
 
 use crate::{
+    common_passwords::is_common,
     error::{Code, Problem},
     refresh_token::LENGTH,
 };
@@ -156,10 +157,10 @@ rule! {
     |value| count(value, 1, 254)
 }
 rule! {
-    /// A password to be set.
+    /// A password to be set (NIST SP 800-63B: a length, no rules of composition, none that everybody tries first).
     NewPassword, Code::InvalidPassword,
     MetaSchema { format: Some("password"), ..text(8, 128) },
-    |value| count(value, 8, 128)
+    |value| count(value, 8, 128) && !is_common(value)
 }
 rule! {
     /// A password to log in with.
@@ -283,6 +284,7 @@ mod tests {
     #[test]
     fn lengths_are_counted_in_characters() {
         assert!(fits::<NewPassword>(&"ä".repeat(8)) && fits::<NewPassword>(&"ä".repeat(128)));
+        assert!(!fits::<NewPassword>("password1") && fits::<LoginPassword>("password1"));
         assert!(!fits::<NewPassword>("1234567") && !fits::<NewPassword>(&"a".repeat(129)));
         assert!(fits::<Name>("Zoë"));
         for bad in ["", "   ", "a\tb", "a\u{2028}b", &"a".repeat(201)] {

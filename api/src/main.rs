@@ -5,6 +5,7 @@ mod access_token;
 mod app;
 mod client_authentication;
 mod clients_command;
+mod common_passwords;
 mod config;
 mod cookies;
 mod credential;

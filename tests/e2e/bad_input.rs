@@ -163,7 +163,7 @@ async fn values_that_do_not_fit() {
             &["", " ", "ada", "@", "a@", "@b.org", "a b@c.org", "a@b", "a@b..org", "a\n@b.org", &long],
             "invalid_email",
         ),
-        ("password", &["", "short", &long, &"ä".repeat(129)], "invalid_password"),
+        ("password", &["", "short", "password1", "ILoveYou", &long, &"ä".repeat(129)], "invalid_password"),
         ("name", &["", " ", "\n", "a\tb", "a\u{7f}b", "a\u{85}b", &long], "invalid_name"),
         ("userType", &["", "individual", "ADMIN", &long], "invalid_request"),
         ("organization.name", &["", " ", "a\rb", &long], "invalid_name"),

@@ -4,6 +4,7 @@ mod accounts;
 mod accounts_http;
 mod audit;
 mod bad_input;
+mod browser;
 mod catalogue;
 mod clients;
 mod contract;
