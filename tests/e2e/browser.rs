@@ -18,7 +18,8 @@ async fn cookies_are_kept_sent_and_withheld_as_they_are_meant_to() {
 
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/browser/run");
     let mut command = tokio::process::Command::new(script);
-    let output = command.args(["cookies.mjs", &api_port, &app_port.to_string()]).output().await.expect("tests/browser/run");
+    let output =
+        command.args(["cookies.mjs", &api_port, &app_port.to_string()]).output().await.expect("tests/browser/run");
 
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}\n{}", server.log());

@@ -70,8 +70,9 @@ async fn tokens_come_in_cookies_that_no_script_reads_and_not_in_the_body() {
     let (_db, _server, api) = start(&[]).await;
     let body = json!({"email": "ada@example.org", "password": PASSWORD, "name": "Ada", "delivery": "cookie"});
     let signed_up = api.post("/api/auth/signup", &body, "").await.expect(201);
-    let logged_in =
-        api.post("/api/auth/login", &json!({"email": "ada@example.org", "password": PASSWORD, "delivery": "cookie"}), "").await;
+    let logged_in = api
+        .post("/api/auth/login", &json!({"email": "ada@example.org", "password": PASSWORD, "delivery": "cookie"}), "")
+        .await;
     for answer in [signed_up, logged_in.expect(200)] {
         let cookies = set_cookies(&answer);
         assert_eq!(cookies.len(), 2);
@@ -275,8 +276,7 @@ async fn another_sites_page_opens_no_session() {
         &[("origin", "https://evil.example")],
         &[("origin", "null")],
     ] {
-        for (path, body) in
-            [("/api/auth/login", &log_in), ("/api/auth/signup", &sign_up), ("/api/auth/token", &token)]
+        for (path, body) in [("/api/auth/login", &log_in), ("/api/auth/signup", &sign_up), ("/api/auth/token", &token)]
         {
             from(path, body, headers).await.expect_problem(403, "cross_site_request");
         }

@@ -63,14 +63,18 @@ async fn it_is_shown_once_and_kept_as_a_verifier() {
     assert_eq!(stored.get::<_, Vec<u8>>("lookup_id"), lookup_id);
     assert_eq!(stored.get::<_, Vec<u8>>("token_verifier"), verifier);
     assert_eq!(stored.get::<_, Vec<String>>("scopes"), ["reports:write", "sessions:read"]);
-    let row = format!("{:?}", world.admin.simple_query("select * from auth.personal_access_tokens").await.expect("row"));
+    let row =
+        format!("{:?}", world.admin.simple_query("select * from auth.personal_access_tokens").await.expect("row"));
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     assert!(!row.contains(&hex(&proof)) && row.contains(&hex(&verifier)));
 
     let listed = world.api.get(PATH, &world.ada.access_token).await.expect(200);
     assert!(!listed.text().contains(&token[4..]));
     let listed = &listed.json()["personalAccessTokens"];
-    assert_eq!((listed[0]["id"].as_str(), listed[0]["name"].as_str()), (Some(&*id.to_string()), Some("nightly report")));
+    assert_eq!(
+        (listed[0]["id"].as_str(), listed[0]["name"].as_str()),
+        (Some(&*id.to_string()), Some("nightly report"))
+    );
     assert!(listed[0].get("lastUsedAt").is_none());
     world.sessions(&token).await.expect(200);
     let listed = world.api.get(PATH, &world.ada.access_token).await.expect(200).json();
@@ -327,7 +331,9 @@ async fn the_database_knows_its_scopes_and_gives_it_no_more() {
     let assume = "select * from auth.assume_personal_access_token($1, $2)";
     assert!(service.query(assume, &[&lookup_id, &verifier]).await.expect("no row").is_empty());
     assert!(service.query(assume, &[&vec![0_u8; 16], &proof]).await.expect("no row").is_empty());
-    for (lookup_id, proof) in [(Some(&lookup_id[..15]), Some(&proof[..])), (None, Some(&proof[..])), (Some(&lookup_id[..]), None)] {
+    for (lookup_id, proof) in
+        [(Some(&lookup_id[..15]), Some(&proof[..])), (None, Some(&proof[..])), (Some(&lookup_id[..]), None)]
+    {
         assert_eq!(refusal(service.query(assume, &[&lookup_id, &proof]).await).code, "22023");
     }
 

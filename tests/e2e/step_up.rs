@@ -74,11 +74,8 @@ async fn a_sensitive_operation_wants_a_recent_authentication() {
     make_token(&api, &session.access_token).await.expect(201);
     let sessions: i64 = value(&admin, "select count(*) from auth.active_sessions", &[]).await;
     assert_eq!(sessions, 1);
-    let events = values::<String>(
-        &admin,
-        "select action from auth.audit_log where action like 'step_up%' order by id",
-        &[],
-    );
+    let events =
+        values::<String>(&admin, "select action from auth.audit_log where action like 'step_up%' order by id", &[]);
     assert_eq!(events.await, ["step_up_completed"]);
 }
 
