@@ -46,6 +46,11 @@ fn client_ip(connection: IpAddr) -> IpAddr {
     connection.to_canonical()
 }
 
+/// What the owner of a device calls it, made from its user agent: "Chrome 120 on macOS".
+pub fn name(user_agent: &str) -> String {
+    Device::parse(user_agent).name()
+}
+
 /// Cuts at a character boundary.
 fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]

@@ -81,12 +81,16 @@ codes! {
     LoginDenied = FORBIDDEN, "The provider did not let the login go on.";
     /// Only in the query of a redirect: the provider gave no token.
     LoginFailed = BAD_REQUEST, "The provider gave no token for this login. Begin again.";
+    /// The caller's role in the organization does not allow this.
+    InsufficientRole = FORBIDDEN, "Your role in this organization does not allow this.";
     /// No such path.
     NotFound = NOT_FOUND, "There is nothing here.";
     /// No such session of the caller.
     SessionNotFound = NOT_FOUND, "There is no such session.";
     /// No OpenID provider is configured here.
     FederationNotConfigured = NOT_FOUND, "Logging in through a provider is not configured here.";
+    /// No such organization, or the caller does not belong to it.
+    OrganizationNotFound = NOT_FOUND, "There is no such organization.";
     /// The path exists, but not with this method.
     MethodNotAllowed = METHOD_NOT_ALLOWED, "The method is not allowed here.";
     /// The body did not arrive in time.
@@ -102,6 +106,8 @@ codes! {
     /// The account with the token's e-mail never verified it, or is another person's at this provider. Its owner sets a new
     /// password by e-mail first, which verifies it.
     EmailNotLinkable = CONFLICT, "There is an account with this e-mail that cannot be linked. Reset its password first.";
+    /// The caller belongs to the organization, but the session acts for another one, or for none.
+    OrganizationNotActive = CONFLICT, "The session acts for another organization: switch to this one first.";
     /// The body is larger than any request of this service needs.
     BodyTooLarge = PAYLOAD_TOO_LARGE, "The body is too large.";
     /// The body is of another media type.

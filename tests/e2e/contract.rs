@@ -245,6 +245,7 @@ async fn every_answer_has_the_documented_form() {
     call(get.clone(), "/api/auth/me", none.clone(), "", 401).await;
     call(get.clone(), "/api/auth/token-info", none.clone(), bearer, 200).await;
     call(get.clone(), "/api/auth/sessions", none.clone(), bearer, 200).await;
+    call(get.clone(), "/api/auth/security-events", none.clone(), bearer, 200).await;
     let admin = db.superuser().await;
     let token = json!({"name": "report", "scopes": ["sessions:read"], "expiresInDays": 30});
     let tokens = "/api/auth/personal-access-tokens";

@@ -39,6 +39,7 @@ mod revocation;
 mod rotation;
 mod rotation_audit;
 mod rotation_races;
+mod security_events;
 mod sessions_races;
 mod step_up;
 mod storage;

@@ -12,6 +12,7 @@ mod mail;
 mod outbox;
 mod passwords;
 mod personal_access_tokens;
+mod security_events;
 mod sessions;
 mod step_up;
 
@@ -34,6 +35,7 @@ pub use self::clients::{ActiveToken, AnyToken, ListedClient};
 pub use self::federation::Federated;
 pub use self::outbox::{Mail, Outbox};
 pub use self::passwords::PasswordChange;
+pub use self::security_events::{EventFilter, SecurityEvent};
 pub use self::sessions::{AccessGrant, Grant, Login, NewAccount, Profile, Rotation, SignUp};
 pub use self::step_up::StepUp;
 use crate::{
