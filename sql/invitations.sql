@@ -29,10 +29,7 @@ begin
       hint = 'An address need not have an account.';
   end if;
   perform auth.require_role(role);
-  if email !~ '^[^@[:space:][:cntrl:]]+@[^@[:space:][:cntrl:]]+$' or octet_length(email) > 254 then
-    raise exception 'email must be an address of at most 254 bytes' using errcode = 'invalid_parameter_value',
-      hint = 'For example: ada@example.org';
-  end if;
+  perform auth.require_address(email);
   select e.role, e.refusal into my_role, outcome from auth.enter_organization(organization_id, true) e;
   clock := clock_timestamp();
   if outcome is not null then
@@ -77,9 +74,10 @@ begin
     (organization_id, email, role, token_verifier, invited_by, created_at, expires_at)
   values (organization_id, email, role, auth.one_time_token_verifier(secret), caller, clock, clock + interval '7 days')
   returning i.id, i.created_at, i.expires_at into invitation_id, created_at, expires_at;
-  perform auth.queue_mail('organization_invitation', email, jsonb_build_object(
-    'token', secret, 'organization_name', (select o.name from auth.organizations o where o.id = invite_member.organization_id),
-    'inviter_name', (select u.name from auth.users u where u.id = caller), 'role', role, 'expires_at', expires_at),
+  perform auth.queue_mail(
+    'organization_invitation', email,
+    jsonb_build_object('token', secret, 'role', role, 'expires_at', expires_at,
+                       'organization', (select o.name from auth.organizations o where o.id = invite_member.organization_id)),
     lifetime => expires_at - created_at);
   perform auth.record_event('organization_member_invited', 'info', true, null, organization_id,
                             correlation_id => correlation_id, ip => ip, user_agent => user_agent,

@@ -22,6 +22,7 @@ use crate::{
     origin::{Origins, WithCors},
     password::Passwords,
     routes,
+    slugs::Slugs,
     upkeep::Readiness,
 };
 
@@ -51,6 +52,8 @@ pub struct App {
     pub federation: Option<Federation>,
     /// Hashes passwords.
     pub passwords: Passwords,
+    /// Whether slugs are free.
+    pub slugs: Slugs,
     /// What OAuth clients read first, where there is a URL to be read at.
     pub metadata: Option<routes::metadata::Metadata>,
     /// Whether the database is right.
@@ -101,7 +104,7 @@ type Api = (
     (routes::email::EmailApi, routes::password::PasswordApi),
     routes::personal_access_tokens::PersonalAccessTokensApi,
     routes::csrf_token::CsrfTokenApi,
-    routes::organizations::OrganizationsApi,
+    (routes::organizations::OrganizationsApi, routes::members::MembersApi, routes::invitations::InvitationsApi),
     (
         routes::introspection::IntrospectionApi,
         routes::metadata::MetadataApi,
@@ -124,7 +127,7 @@ fn service() -> OpenApiService<Api, ()> {
         (routes::email::EmailApi, routes::password::PasswordApi),
         routes::personal_access_tokens::PersonalAccessTokensApi,
         routes::csrf_token::CsrfTokenApi,
-        routes::organizations::OrganizationsApi,
+        (routes::organizations::OrganizationsApi, routes::members::MembersApi, routes::invitations::InvitationsApi),
         (
             routes::introspection::IntrospectionApi,
             routes::metadata::MetadataApi,

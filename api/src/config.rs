@@ -69,6 +69,11 @@ const SETTINGS: &[(&str, &str, &str)] = &[
         "How long a session outlives its last refresh, 60 to 31536000; the database caps it",
     ),
     (
+        "SLUG_CACHE_SECONDS",
+        "5",
+        "How long an answer to \"is this slug free\" is kept, 0 to 60; founding an organization always asks the database",
+    ),
+    (
         "CORS_ORIGINS",
         "",
         "Origins of pages, beside the service's own, that may call it with cookies and open sessions, comma-separated: \
@@ -227,6 +232,8 @@ pub struct Config {
     pub access_token_ttl: Duration,
     /// What a login asks the database for.
     pub refresh_token_ttl: Duration,
+    /// How long it is remembered whether a slug is free.
+    pub slug_cache: Duration,
     /// How browsers are to treat cookies.
     pub cookies: CookiePolicy,
     /// Whose pages may call.
@@ -411,6 +418,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             metadata,
             access_token_ttl: Duration::from_secs(self.number("ACCESS_TOKEN_TTL_SECONDS", 10, 86_400)?),
             refresh_token_ttl: Duration::from_secs(self.number("REFRESH_TOKEN_TTL_SECONDS", 60, 31_536_000)?),
+            slug_cache: Duration::from_secs(self.number("SLUG_CACHE_SECONDS", 0, 60)?),
             cookies: CookiePolicy { same_site: self.same_site()? },
             origins: self.parsed("CORS_ORIGINS")?,
             passwords: self.passwords()?,

@@ -83,6 +83,8 @@ codes! {
     LoginFailed = BAD_REQUEST, "The provider gave no token for this login. Begin again.";
     /// The caller's role in the organization does not allow this.
     InsufficientRole = FORBIDDEN, "Your role in this organization does not allow this.";
+    /// The invitation was sent to another address than the account's.
+    InvitationForAnotherAddress = FORBIDDEN, "The invitation is for another e-mail address than this account's.";
     /// No such path.
     NotFound = NOT_FOUND, "There is nothing here.";
     /// No such session of the caller.
@@ -91,6 +93,10 @@ codes! {
     FederationNotConfigured = NOT_FOUND, "Logging in through a provider is not configured here.";
     /// No such organization, or the caller does not belong to it.
     OrganizationNotFound = NOT_FOUND, "There is no such organization.";
+    /// Nobody of that id belongs to the organization.
+    MemberNotFound = NOT_FOUND, "There is no such member.";
+    /// No such invitation, or it is not open any more.
+    InvitationNotFound = NOT_FOUND, "There is no such invitation.";
     /// The path exists, but not with this method.
     MethodNotAllowed = METHOD_NOT_ALLOWED, "The method is not allowed here.";
     /// The body did not arrive in time.
@@ -108,6 +114,10 @@ codes! {
     EmailNotLinkable = CONFLICT, "There is an account with this e-mail that cannot be linked. Reset its password first.";
     /// The caller belongs to the organization, but the session acts for another one, or for none.
     OrganizationNotActive = CONFLICT, "The session acts for another organization: switch to this one first.";
+    /// An organization always has an owner.
+    LastOwner = CONFLICT, "The last owner stays: make another member an owner first.";
+    /// Whoever was invited belongs to the organization already.
+    AlreadyMember = CONFLICT, "This is a member already.";
     /// The body is larger than any request of this service needs.
     BodyTooLarge = PAYLOAD_TOO_LARGE, "The body is too large.";
     /// The body is of another media type.

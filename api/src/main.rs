@@ -24,6 +24,7 @@ mod personal_access_token;
 mod refresh_token;
 mod routes;
 mod server;
+mod slugs;
 mod upkeep;
 
 use std::{
@@ -50,6 +51,7 @@ use crate::{
     config::{Config, LogConfig, LogFormat},
     mailer::Mailer,
     password::Passwords,
+    slugs::Slugs,
 };
 
 /// Login sessions with rotating refresh tokens, kept inside PostgreSQL: the REST service.
@@ -131,6 +133,7 @@ async fn run(config: Config) -> Result<(), String> {
         federation: config.federation.map(oidc::Federation::new).transpose()?,
         passwords: Passwords::new(hashing.params, config.peppers, hashing.concurrency, hashing.queue),
         metadata: config.metadata,
+        slugs: Slugs::new(config.slug_cache),
         readiness: Default::default(),
     });
     upkeep::start(app.clone()).await?;

@@ -8,7 +8,10 @@ mod acting;
 mod clients;
 mod federation;
 mod identity;
+mod invitations;
 mod mail;
+mod members;
+mod organizations;
 mod outbox;
 mod passwords;
 mod personal_access_tokens;
@@ -33,6 +36,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 pub use self::acting::Scope;
 pub use self::clients::{ActiveToken, AnyToken, ListedClient};
 pub use self::federation::Federated;
+pub use self::invitations::{Invitation, Joined};
+pub use self::members::{Member, MemberSession};
+pub use self::organizations::{NewOrganization, Page};
 pub use self::outbox::{Mail, Outbox};
 pub use self::passwords::PasswordChange;
 pub use self::security_events::{EventFilter, SecurityEvent};
@@ -119,12 +125,6 @@ impl Db {
     /// Makes the audit log's partitions of the coming months; how many were missing.
     pub async fn maintain_audit_partitions(&self) -> Result<i32, Problem> {
         column(&self.one("select auth.maintain_audit_partitions()", &[]).await?, 0)
-    }
-
-    /// Whether an organization may have this slug, and others that it could have.
-    pub async fn check_slug(&self, slug: &str) -> Result<(bool, Vec<String>), Problem> {
-        let row = self.one("select available, suggestions from auth.check_slug(slug => $1)", &[&slug]).await?;
-        Ok((named(&row, "available")?, named::<Option<_>>(&row, "suggestions")?.unwrap_or_default()))
     }
 
     async fn connection(&self) -> Result<Object, Problem> {

@@ -124,7 +124,12 @@ impl SignUpApi {
         let verifier = app.passwords.new_verifier(password).await?;
         let secret = TokenSecret::random();
         let idle = app.refresh_token_ttl.as_secs_f64();
-        match app.db.sign_up(account, &verifier, &secret, idle, &caller).await? {
+        let answer = app.db.sign_up(account, &verifier, &secret, idle, &caller).await;
+        // Taken now, by this request or by another one before it, or, when no answer came back, perhaps.
+        if let Some((_, slug)) = name_and_slug {
+            app.slugs.forget(slug).await;
+        }
+        match answer? {
             SignUp::SignedUp(grant) => Ok(deliver(&app, *grant, &secret, body.delivery.unwrap_or_default())?),
             SignUp::EmailTaken => Err(Code::EmailTaken.into()),
             SignUp::SlugTaken => Err(Code::SlugTaken.into()),
