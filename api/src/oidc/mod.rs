@@ -5,7 +5,7 @@ mod id_token;
 mod provider;
 
 use chrono::Utc;
-use openidconnect::{ClientId, Nonce};
+use openidconnect::{ClientId, IssuerUrl, Nonce};
 
 pub use self::{
     flow::{Callback, CodeFlow, Landing, STATE_COOKIE, forget, is_path},
@@ -17,10 +17,22 @@ use self::{
     provider::{Fetched, Provider},
 };
 use crate::{
-    config::FederationConfig,
+    config::DatabaseConfig,
     db::Db,
     error::{Code, Problem},
 };
+
+/// Logins through an OpenID provider.
+pub struct FederationConfig {
+    /// The provider.
+    pub issuer: IssuerUrl,
+    /// For whom its tokens are; the first is this service.
+    pub client_ids: Vec<String>,
+    /// A login of its own.
+    pub database: DatabaseConfig,
+    /// Web logins by redirect.
+    pub flow: Option<CodeFlow>,
+}
 
 /// What is needed of a provider, and of the database for its people.
 pub struct Federation {
