@@ -270,6 +270,7 @@ begin
                               user_agent => user_agent,
                               details => jsonb_build_object('failures', failures, 'locked_for', locks_for));
   end if;
+  perform auth.watch_for_guessing(subject, u.id, correlation_id, ip, user_agent);
 end
 $$;
 comment on function auth.record_failed_login is 'Internal. Counts, locks and logs a failed login, or step-up.';

@@ -24,25 +24,22 @@ end
 $$;
 comment on function auth.record_event is 'Internal. Writes one audit row in the current transaction.';
 
--- Refusals that anybody can cause again and again are counted, and logged at the 1st, 2nd, 4th, 8th … time, so that
--- an attacker cannot fill the disk. The row says how often it happened so far.
+-- Refusals that anybody can cause again and again are logged at the 1st, 2nd, 4th, 8th … time, so that an attacker
+-- cannot fill the disk. The row says how often it happened so far; who calls has counted (auth.count_attempt).
 create function auth.record_refusal(
-  action text, severity text, user_id uuid, organization_id uuid, session_id uuid, family_id uuid,
+  times int, action text, severity text, user_id uuid, organization_id uuid, session_id uuid, family_id uuid,
   correlation_id text, ip inet, user_agent text, details jsonb
 ) returns void
   language plpgsql volatile parallel unsafe
   as $$
-declare
-  times int;
 begin
-  times := auth.count_attempt(action || ':' || session_id);
   if times & (times - 1) = 0 then
     perform auth.record_event(action, severity, false, user_id, organization_id, session_id, family_id,
                               correlation_id, ip, user_agent, details || jsonb_build_object('times', times));
   end if;
 end
 $$;
-comment on function auth.record_refusal is 'Internal. Writes an audit row at the 1st, 2nd, 4th, 8th … refusal of a kind for a session.';
+comment on function auth.record_refusal is 'Internal. Writes an audit row when this is the 1st, 2nd, 4th, 8th … refusal of its kind.';
 
 create function auth.instance_secret() returns bytea
   language plpgsql volatile parallel unsafe
@@ -61,8 +58,9 @@ end
 $$;
 comment on function auth.instance_secret is 'Internal. The secret of this database, made at first use.';
 
+-- Stable, although the very first call makes the secret: of a volatile key no index is used.
 create function auth.attempt_key(subject text) returns bytea
-  language sql volatile parallel unsafe
+  language sql stable parallel unsafe
   return auth.hmac_sha256(auth.instance_secret(), pg_catalog.convert_to('attempt:' || subject, 'UTF8'));
 comment on function auth.attempt_key is 'Internal. The key of a subject in auth.attempts: an HMAC, so that the table names nobody.';
 

@@ -37,14 +37,15 @@ grant execute on function
   auth.invite_member, auth.list_invitations, auth.revoke_invitation, auth.accept_invitation,
   auth.begin_step_up, auth.complete_step_up, auth.step_up_max_age, auth.report_invalid_csrf_token,
   auth.assume_personal_access_token, auth.create_personal_access_token, auth.revoke_personal_access_token,
-  auth.peppers_in_use, auth.maintain_audit_partitions, auth.introspect_token, auth.revoke_token
+  auth.peppers_in_use, auth.maintain_audit_partitions, auth.introspect_token, auth.revoke_token,
+  auth.take_rate_limit, auth.take_rate_limits
   to auth_api;
 
 -- Operators end sessions and configure; they never become somebody: no assume_session.
 grant execute on function
   auth.revoke_session_family, auth.handle_token_replay, auth.cleanup_expired_sessions(),
   auth.cleanup_expired_sessions(int, interval), auth.open_recovery_window, auth.maintain_audit_partitions,
-  auth.register_client, auth.list_clients, auth.rotate_client_secret, auth.disable_client
+  auth.register_client, auth.list_clients, auth.rotate_client_secret, auth.disable_client, auth.unlock_account
   to auth_admin;
 
 -- Logs in whom a provider vouches for, on the word of the service, which verified the provider's signature: the one

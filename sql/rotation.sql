@@ -6,18 +6,19 @@ create function auth.rotate_session_token(
 ) returns setof auth.session_outcome
   language c volatile parallel unsafe security definer rows 1 set search_path = pg_catalog, pg_temp
   as 'MODULE_PATHNAME', 'rotate_session_token_wrapper';
-comment on function auth.rotate_session_token is 'Exchanges a refresh token for its successor. One row, whose outcome is rotated, retried (the same successor again), replayed (the family is now revoked), revoked, expired, unknown or ahead. Never raises for an outcome: commit, then answer. For rotated and retried the session becomes the identity of this transaction.';
+comment on function auth.rotate_session_token is 'Exchanges a refresh token for its successor. One row, whose outcome is rotated, retried (the same successor again), replayed (the family is now revoked), revoked, expired, unknown, ahead, limited (too many refreshes of this session: nothing changed, try again after retry_after) or device_mismatch (auth_sessions.device_mismatch = reject: nothing changed). Never raises for an outcome: commit, then answer. For rotated and retried the session becomes the identity of this transaction.';
 
 -- Lock and decide. The presented token is judged by what the locking read returned, after the wait, by the clock then.
 -- Says 'rotate' when the caller, who now holds the locks, may run the fast path again.
 create function auth.settle_rotation(
   session_id uuid, generation int, ticket bytea, token_proof bytea,
-  ip inet, user_agent text, correlation_id text
+  ip inet, user_agent text, device_hash bytea, correlation_id text
 ) returns auth.session_outcome
   language plpgsql volatile parallel unsafe
   as $$
 declare
   s auth.sessions;
+  is_other_device boolean;
   presented_verifier bytea := sha256(token_proof);
   ticket_is_authentic boolean;
   recovery_max_gap int;
@@ -54,22 +55,25 @@ begin
   clock := clock_timestamp();
   select w.max_gap into recovery_max_gap from auth.recovery_windows w
    where w.closes_at > clock order by w.opened_at desc limit 1;
-  decision := auth.decide_rotation(
+  is_other_device := coalesce(s.device_hash <> settle_rotation.device_hash, false);
+  select d.decision, d.retry_after into decision, answer.retry_after from auth.decide_rotation(
     s.generation, s.token_verifier, s.previous_token_verifier, s.revoked_at is not null,
     s.idle_expires_at, s.expires_at, s.rotated_at, coalesce(s.retry_window, auth.setting('retry_window')::interval),
-    settle_rotation.generation, presented_verifier, ticket_is_authentic, clock, recovery_max_gap);
+    settle_rotation.generation, presented_verifier, ticket_is_authentic, clock, recovery_max_gap,
+    is_other_device and auth.setting('device_mismatch') = 'reject',
+    s.refreshes_full_at, auth.setting('refresh_burst')::int, auth.setting('refresh_period')::interval) d;
 
   case decision
     when 'unknown', 'revoked' then
       answer.outcome := decision;
     when 'expired' then
       answer.outcome := decision;
-      perform auth.record_refusal('session_expired', 'info', s.user_id, s.organization_id, s.id, s.family_id,
+      perform auth.record_refusal(auth.count_attempt('session_expired:' || s.id), 'session_expired', 'info', s.user_id, s.organization_id, s.id, s.family_id,
                                   correlation_id, ip, user_agent, '{}');
     when 'ahead' then
       answer.outcome := decision;
-      perform auth.record_refusal('token_ahead_of_database', 'critical', s.user_id, s.organization_id, s.id, s.family_id,
-                                  correlation_id, ip, user_agent,
+      perform auth.record_refusal(auth.count_attempt('token_ahead_of_database:' || s.id), 'token_ahead_of_database',
+                                  'critical', s.user_id, s.organization_id, s.id, s.family_id, correlation_id, ip, user_agent,
                                   jsonb_build_object('presented_generation', settle_rotation.generation,
                                                      'current_generation', s.generation));
     when 'replay' then
@@ -78,7 +82,18 @@ begin
       perform auth.burn_family(s, settle_rotation.generation,
                                auth.make_jti(s.lineage_key, settle_rotation.generation, to_timestamp(0)),
                                correlation_id, ip, user_agent);
+    when 'limited' then
+      answer.outcome := decision;
+      perform auth.record_refusal(auth.count_attempt('refresh limited:' || s.id), 'rate_limit_exceeded', 'warning',
+                                  s.user_id, s.organization_id, s.id, s.family_id, correlation_id, ip, user_agent,
+                                  '{"scope": "refresh"}');
+    when 'device_mismatch' then
+      answer.outcome := decision;
+      perform auth.note_device_mismatch(s.id, settle_rotation.device_hash, ip, user_agent, correlation_id);
     when 'retry' then
+      if is_other_device then
+        s.auth_time := auth.note_device_mismatch(s.id, settle_rotation.device_hash, ip, user_agent, correlation_id);
+      end if;
       -- The very same answer as the first time, jti included.
       answer := auth.grant_of(s, 'retried');
       perform auth.set_identity(s.user_id, s.organization_id, s.id);
@@ -102,6 +117,31 @@ begin
 end
 $$;
 comment on function auth.settle_rotation is 'Internal. The slow path of rotate_session_token.';
+
+-- A genuine token from another device than the one that logged in: a browser that was changed for another keeps its
+-- name, so this may be honest, and what it means is the operator's choice (auth_sessions.device_mismatch). With step_up
+-- the session takes the new device for its own, and its authentication for the oldest there is, until the user proves
+-- who they are; that is done once, so that a step-up holds. Called under the session's lock; says its auth_time.
+create function auth.note_device_mismatch(session_id uuid, device_hash bytea, ip inet, user_agent text, correlation_id text)
+  returns timestamptz
+  language plpgsql volatile parallel unsafe
+  as $$
+declare
+  s auth.sessions;
+  policy text := auth.setting('device_mismatch');
+begin
+  select x.* into s from auth.sessions x where x.id = note_device_mismatch.session_id;
+  perform auth.record_refusal(auth.count_attempt('device_fingerprint_mismatch:' || s.id), 'device_fingerprint_mismatch',
+                              'warning', s.user_id, s.organization_id, s.id, s.family_id, correlation_id, ip, user_agent,
+                              jsonb_build_object('policy', policy, 'device_name', s.device_name));
+  if policy = 'step_up' then
+    update auth.sessions x set auth_time = 'epoch', device_hash = note_device_mismatch.device_hash where x.id = s.id
+    returning x.auth_time into s.auth_time;
+  end if;
+  return s.auth_time;
+end
+$$;
+comment on function auth.note_device_mismatch is 'Internal. What a refresh from another device brings about.';
 
 create function auth.grant_of(s auth.sessions, outcome text) returns auth.session_outcome
   language plpgsql stable parallel restricted

@@ -15,8 +15,14 @@ declare
   granted_idle_end timestamptz := least(clock + granted_idle_ttl, granted_end);
   new_id uuid := gen_random_uuid();
   most int := auth.setting('max_sessions_per_user')::int;
+  is_new_device boolean;
   s auth.sessions;
 begin
+  -- Never seen in any session that is still known of; a first session, at sign-up, is no news.
+  is_new_device := open_session.device_hash is not null
+    and exists (select from auth.sessions x where x.user_id = open_session.user_id)
+    and not exists (select from auth.sessions x
+                     where x.user_id = open_session.user_id and x.device_hash = open_session.device_hash);
   if most > 0 then
     perform auth.revoke_live_sessions(open_session.user_id, keep_newest => most - 1,
                                       action => 'session_revoked', reason => 'max_sessions_per_user',
@@ -35,6 +41,10 @@ begin
   perform auth.record_event('auth_session_created', 'info', true, s.user_id, s.organization_id, s.id, s.family_id,
                             correlation_id, ip, user_agent,
                             jsonb_build_object('device_name', s.device_name, 'amr', s.amr));
+  if is_new_device then
+    perform auth.record_event('new_device_login', 'info', true, s.user_id, s.organization_id, s.id, s.family_id,
+                              correlation_id, ip, user_agent, jsonb_build_object('device_name', s.device_name));
+  end if;
   perform auth.set_identity(s.user_id, s.organization_id, s.id);
   return s;
 end
@@ -204,7 +214,8 @@ create function auth.report_invalid_csrf_token(
   as $$
 begin
   perform auth.require_identity();
-  perform auth.record_refusal('invalid_csrf_token', 'warning', auth.current_user_id(), auth.current_organization_id(),
+  perform auth.record_refusal(auth.count_attempt('invalid_csrf_token:' || auth.current_session_id()), 'invalid_csrf_token',
+                              'warning', auth.current_user_id(), auth.current_organization_id(),
                               auth.current_session_id(), auth.current_session_id(), correlation_id, ip, user_agent, '{}');
 end
 $$;
@@ -248,14 +259,15 @@ begin
   delete from auth.attempts a
    where a.key = any (array(
      select y.key from auth.attempts y
-      where y.updated_at < clock_timestamp() - interval '1 day'
-      order by y.updated_at limit batch_size for update skip locked));
+      where y.updated_hour <= (clock_timestamp() - interval '1 day') at time zone 'UTC'
+        and y.updated_at < clock_timestamp() - interval '1 day'
+      order by y.updated_hour limit batch_size for update skip locked));
   perform auth.forget_mail(batch_size);
   perform auth.forget_id_tokens(batch_size);
   return removed;
 end
 $$;
-comment on function auth.cleanup_expired_sessions(int, interval) is 'Deletes at most batch_size sessions that expired or were revoked longer ago than the retention; returns how many. Never blocks a refresh; two may run at once. Also forgets old failure counters, what is left of old mail, and expired one-time and ID tokens.';
+comment on function auth.cleanup_expired_sessions(int, interval) is 'Deletes at most batch_size sessions that expired or were revoked longer ago than the retention; returns how many. Never blocks a refresh; two may run at once. Also forgets old counters of auth.attempts, what is left of old mail, and expired one-time and ID tokens.';
 
 create function auth.cleanup_expired_sessions() returns bigint
   language sql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp

@@ -151,6 +151,7 @@ create table auth.sessions (
   last_used_at timestamptz not null,
   rotated_at timestamptz,
   idle_expires_at timestamptz not null,
+  refreshes_full_at timestamptz not null default clock_timestamp(),
   token_verifier bytea not null,
   previous_token_verifier bytea,
   rotation_nonce bytea,
@@ -188,6 +189,7 @@ comment on column auth.sessions.device_hash is 'SHA-256 of what the service know
 comment on column auth.sessions.last_ip_cidr is 'Network of the last client: /24 (IPv4) or /64 (IPv6). The full address is never stored.';
 comment on column auth.sessions.cleanup_week is 'The week (its Monday) in which the session would expire. Cleaning finds rows by it; so coarse that a refresh seldom changes the index.';
 comment on column auth.sessions.generation is 'How often the session was rotated; the login''s own token is generation 0.';
+comment on column auth.sessions.refreshes_full_at is 'When all of auth_sessions.refresh_burst is there again (GCRA).';
 comment on column auth.sessions.token_verifier is 'SHA-256 of the proof of the current refresh token.';
 comment on column auth.sessions.previous_token_verifier is 'The verifier before; a retry is recognised by it.';
 comment on column auth.sessions.rotation_nonce is 'With the old token''s secret it derives the successor; handed out again to a retry.';
@@ -294,15 +296,23 @@ create table auth.instance (
 );
 comment on table auth.instance is 'One row: the key behind the steady fake salts of unknown e-mails and the keys of auth.attempts.';
 
--- Failure counters, keyed by HMAC of what they count. Unlogged: empty after a crash, which is right for throttles.
+-- Throttles, keyed by HMAC of what they count. Unlogged: empty after a crash, which is right for them. Every attempt
+-- writes its row, so that must be a HOT update: cleaning finds rows by the hour, which seldom changes.
 create unlogged table auth.attempts (
-  key bytea primary key,
-  count int not null,
+  key bytea constraint attempts_pkey primary key,
+  count int not null default 0,
   updated_at timestamptz not null,
-  locked_until timestamptz
-);
-create index attempts_updated_at_idx on auth.attempts (updated_at);
-comment on table auth.attempts is 'Failure counters and lock-outs, keyed by HMAC, forgotten after a day without an attempt.';
+  locked_until timestamptz,
+  full_at timestamptz,
+  refused boolean not null default false,
+  updated_hour timestamp not null generated always as (date_trunc('hour', updated_at at time zone 'UTC')) stored
+) with (fillfactor = 70);
+create index attempts_updated_hour_idx on auth.attempts (updated_hour);
+comment on table auth.attempts is 'Failure counters, lock-outs and rate limits, keyed by HMAC, forgotten after a day without an attempt.';
+comment on column auth.attempts.count is 'Failures; of a rate limit: refusals since it was last untouched.';
+comment on column auth.attempts.full_at is 'Of a rate limit: when all of its burst is there again.';
+comment on column auth.attempts.refused is 'Of a rate limit: whether the last attempt was refused.';
+comment on column auth.attempts.updated_hour is 'The hour of updated_at: cleaning finds rows by it.';
 
 -- Programs of others that may ask about tokens, and end them.
 create table auth.clients (

@@ -14,10 +14,12 @@ use uuid::Uuid;
 
 use crate::{
     access_token::AccessTokens,
+    client_address::Proxies,
     cookies::CookiePolicy,
     db::Db,
     error::{Code, Problem},
     keys::TokenKeys,
+    limits::Limits,
     oidc::Federation,
     origin::{Origins, WithCors},
     password::Passwords,
@@ -44,6 +46,8 @@ pub struct App {
     pub access_token_ttl: Duration,
     /// What a login asks the database for.
     pub refresh_token_ttl: Duration,
+    /// The same, and at most, for who does not want to be remembered.
+    pub unremembered_ttl: Duration,
     /// How browsers are to treat our cookies.
     pub cookies: CookiePolicy,
     /// Whose pages may call, beside our own.
@@ -56,6 +60,10 @@ pub struct App {
     pub slugs: Slugs,
     /// What OAuth clients read first, where there is a URL to be read at.
     pub metadata: Option<routes::metadata::Metadata>,
+    /// How often clients may ask.
+    pub limits: Limits,
+    /// Whose word is taken for a client's address.
+    pub proxies: Proxies,
     /// Whether the database is right.
     pub readiness: Readiness,
 }
@@ -146,7 +154,10 @@ fn service() -> OpenApiService<Api, ()> {
              expires, trade the refresh token for a new pair at `/api/auth/refresh`. A refresh is safe to repeat: when \
              the answer was lost, send the same token again, and the same successor comes back. An older token is \
              taken for stolen, and ends its session.\n\n\
-             Every refusal is an RFC 9457 problem; switch on its `code`.",
+             Every refusal is an RFC 9457 problem; switch on its `code`. Whatever asks too often is told 429 `rate_limited` \
+             and, in `Retry-After`, for how long to wait. What lets a stranger guess answers with `RateLimit-Policy` and \
+             `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11): how much its network may ask, and what is left of \
+             it.",
         )
         .license(LicenseObject::new("Apache-2.0").url("https://www.apache.org/licenses/LICENSE-2.0"))
         .server("/")
@@ -163,15 +174,16 @@ pub fn endpoint(app: Arc<App>) -> impl Endpoint<Output = Response> {
     let service = service();
     let document: Arc<str> = document().into();
     let docs: Arc<str> = service.swagger_ui_html().into();
-    let methods = Arc::new(Methods::of::<Api>());
+    let operations = Arc::new(Operations::of::<Api>());
     let origins = app.origins.clone();
+    let shared = app.clone();
     let endpoint = Route::new()
         .at("/docs", get(swagger_ui).data(docs))
         .at("/openapi.json", get(openapi_json).data(document))
         .nest_no_strip("/", service)
         .data(app)
         .with(CatchPanic::new())
-        .around(move |endpoint, request| around(endpoint, request, methods.clone()));
+        .around(move |endpoint, request| around(endpoint, request, shared.clone(), operations.clone()));
     // Outermost, so that a page of CORS_ORIGINS may read refusals too.
     WithCors::new(origins, endpoint)
 }
@@ -189,17 +201,35 @@ fn swagger_ui(Data(page): Data<&Arc<str>>) -> impl IntoResponse {
     Html(page.to_string()).with_header(header::CONTENT_SECURITY_POLICY, policy)
 }
 
-/// Around each request: its name, a time limit, one form for all refusals, safe headers, one line in the log.
-async fn around<E: Endpoint>(endpoint: Arc<E>, mut request: Request, methods: Arc<Methods>) -> poem::Result<Response> {
+/// Around each request: its name, its client's address, a time limit, how often it may come, one form for all refusals,
+/// safe headers, one line in the log.
+async fn around<E: Endpoint>(
+    endpoint: Arc<E>,
+    mut request: Request,
+    app: Arc<App>,
+    operations: Arc<Operations>,
+) -> poem::Result<Response> {
     let started = std::time::Instant::now();
     let id = RequestId::of(&request);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     request.extensions_mut().insert(id.clone());
+    let client = app.proxies.client_of(&request);
+    request.extensions_mut().insert(client);
     let span = tracing::info_span!("request", request_id = %id);
 
-    let answer = tokio::time::timeout(REQUEST_TIMEOUT, endpoint.get_response(request)).instrument(span.clone()).await;
-    let mut response = answer.unwrap_or_else(|_| poem::Error::from(Problem::from(Code::Timeout)).into_response());
+    let answer = async {
+        match app.limits.admit(&app, operations.name(&method, &path), &request).await {
+            Ok(ticket) => {
+                request.extensions_mut().insert(ticket.clone());
+                (endpoint.get_response(request).await, Some(ticket))
+            }
+            Err((problem, ticket)) => (poem::Error::from(problem).into_response(), Some(ticket)),
+        }
+    };
+    let answer = tokio::time::timeout(REQUEST_TIMEOUT, answer).instrument(span.clone()).await;
+    let (mut response, ticket) =
+        answer.unwrap_or_else(|_| (poem::Error::from(Problem::from(Code::Timeout)).into_response(), None));
     // The operation, not the path: a path that matches no route may hold anything.
     let operation = match (response.data::<OperationId>(), path.as_str()) {
         (Some(OperationId(name)), _) => name,
@@ -213,13 +243,16 @@ async fn around<E: Endpoint>(endpoint: Arc<E>, mut request: Request, methods: Ar
         let for_oauth = routes::introspection::PATHS.contains(&path.as_str());
         response = if for_oauth { problem.for_oauth() } else { problem }.response(&id.0);
         if response.status() == StatusCode::METHOD_NOT_ALLOWED
-            && let Ok(allowed) = HeaderValue::try_from(methods.of_path(&path))
+            && let Ok(allowed) = HeaderValue::try_from(operations.methods(&path))
         {
             // RFC 9110 §15.5.6
             response.headers_mut().insert(header::ALLOW, allowed);
         }
     }
     set_headers(&mut response, &id);
+    if let Some(ticket) = ticket {
+        ticket.set_headers(response.headers_mut());
+    }
 
     let status = response.status().as_u16();
     let milliseconds = started.elapsed().as_micros() as f64 / 1000.0;
@@ -247,27 +280,40 @@ fn set_headers(response: &mut Response, id: &RequestId) {
     }
 }
 
-/// Which methods each path has: poem's 405 does not say.
-struct Methods(Vec<(Vec<String>, Vec<Method>)>);
+/// Which operations each path has, by method. For the 405, in which poem does not say, and for what has to be known of a
+/// request before poem finds its operation.
+struct Operations(Vec<(Vec<String>, Vec<(Method, String)>)>);
 
-impl Methods {
+impl Operations {
     fn of<T: OpenApi>() -> Self {
         let paths = T::meta().into_iter().flat_map(|api| api.paths);
         let path = |path: poem_openapi::registry::MetaPath| {
             let segments = path.path.split('/').map(str::to_owned).collect();
-            (segments, path.operations.into_iter().map(|operation| operation.method).collect())
+            let operation = |operation: poem_openapi::registry::MetaOperation| {
+                (operation.method, operation.operation_id.map(str::to_owned).unwrap_or_default())
+            };
+            (segments, path.operations.into_iter().map(operation).collect())
         };
         Self(paths.map(path).collect())
     }
 
-    fn of_path(&self, path: &str) -> String {
+    fn at(&self, path: &str) -> impl Iterator<Item = &(Method, String)> {
         let segments: Vec<&str> = path.split('/').collect();
-        let same = |pattern: &[String]| {
+        let same = move |pattern: &[String]| {
             let fits = |(pattern, segment): (&String, &&str)| pattern.starts_with('{') || pattern == segment;
             pattern.len() == segments.len() && pattern.iter().zip(&segments).all(fits)
         };
-        let found = self.0.iter().filter(|(pattern, _)| same(pattern)).flat_map(|(_, methods)| methods);
-        let mut names: Vec<&str> = found.map(Method::as_str).collect();
+        self.0.iter().filter(move |(pattern, _)| same(pattern)).flat_map(|(_, operations)| operations)
+    }
+
+    /// The operation that will answer; HEAD is answered like GET.
+    fn name(&self, method: &Method, path: &str) -> Option<&str> {
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        self.at(path).find(|(other, _)| other == method).map(|(_, name)| name.as_str())
+    }
+
+    fn methods(&self, path: &str) -> String {
+        let mut names: Vec<&str> = self.at(path).map(|(method, _)| method.as_str()).collect();
         // The pages beside the API, and HEAD, which poem answers wherever there is a GET.
         if names.is_empty() {
             names.push("GET");
@@ -330,10 +376,20 @@ mod tests {
 
     #[test]
     fn a_405_names_the_methods_of_its_path() {
-        let methods = Methods::of::<Api>();
-        assert_eq!(methods.of_path("/api/auth/login"), "POST");
-        assert_eq!(methods.of_path("/api/auth/sessions/123"), "DELETE");
-        assert_eq!(methods.of_path("/api/auth/sessions"), "GET, HEAD");
-        assert_eq!(methods.of_path("/docs"), "GET, HEAD");
+        let operations = Operations::of::<Api>();
+        assert_eq!(operations.methods("/api/auth/login"), "POST");
+        assert_eq!(operations.methods("/api/auth/sessions/123"), "DELETE");
+        assert_eq!(operations.methods("/api/auth/sessions"), "GET, HEAD");
+        assert_eq!(operations.methods("/docs"), "GET, HEAD");
+    }
+
+    #[test]
+    fn an_operation_is_known_before_it_is_called() {
+        let operations = Operations::of::<Api>();
+        assert_eq!(operations.name(&Method::POST, "/api/auth/login"), Some("logIn"));
+        assert_eq!(operations.name(&Method::DELETE, "/api/auth/sessions/123"), Some("revokeSession"));
+        assert_eq!(operations.name(&Method::HEAD, "/api/auth/me"), Some("getMe"));
+        assert_eq!(operations.name(&Method::GET, "/api/auth/login"), None);
+        assert_eq!(operations.name(&Method::POST, "/api/auth/login/"), None);
     }
 }

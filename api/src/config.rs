@@ -2,6 +2,7 @@
 
 mod federation;
 mod issuer;
+mod limits;
 mod mail;
 
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
@@ -10,8 +11,10 @@ use cookie::SameSite;
 
 use crate::{
     access_token::AccessTokens,
+    client_address::Proxies,
     cookies::CookiePolicy,
     keys::{GENERATE, Peppers, SigningKeys, TokenKeys},
+    limits::LimitsConfig,
     mailer::MailerConfig,
     oidc::FederationConfig,
     origin::Origins,
@@ -81,6 +84,11 @@ const SETTINGS: &[(&str, &str, &str)] = &[
         "lax, strict or none: when cookies go along with requests that another site's page starts. none only for pages \
          of CORS_ORIGINS that live on another site",
     ),
+    (
+        "UNREMEMBERED_TTL_SECONDS",
+        "43200",
+        "How long a session lives at most whose login said rememberMe: false, 60 to 31536000",
+    ),
     ("ARGON2_MEMORY_KIB", "65536", "Argon2id memory of one hash, in KiB"),
     ("ARGON2_ITERATIONS", "3", "Argon2id passes"),
     ("ARGON2_PARALLELISM", "1", "Argon2id lanes"),
@@ -97,7 +105,8 @@ const SETTINGS: &[(&str, &str, &str)] = &[
 
 /// All settings: these, and those that have a file of their own.
 fn settings() -> impl Iterator<Item = &'static (&'static str, &'static str, &'static str)> {
-    SETTINGS.iter().chain(federation::SETTINGS).chain(issuer::SETTINGS).chain(mail::SETTINGS)
+    let own = [federation::SETTINGS, issuer::SETTINGS, limits::SETTINGS, mail::SETTINGS];
+    SETTINGS.iter().chain(own.into_iter().flatten())
 }
 
 /// The settings as text, for `--help`.
@@ -194,12 +203,18 @@ pub struct Config {
     pub refresh_token_ttl: Duration,
     /// How long it is remembered whether a slug is free.
     pub slug_cache: Duration,
+    /// The same, and at most, for who does not want to be remembered.
+    pub unremembered_ttl: Duration,
     /// How browsers are to treat cookies.
     pub cookies: CookiePolicy,
     /// Whose pages may call.
     pub origins: Origins,
     /// Password hashing.
     pub passwords: PasswordConfig,
+    /// How often clients may ask.
+    pub limits: LimitsConfig,
+    /// Whose word is taken for an address.
+    pub proxies: Proxies,
     /// Sending mail; none: this process sends none.
     pub mailer: Option<MailerConfig>,
     /// Logins through an OpenID provider.
@@ -335,9 +350,12 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             access_token_ttl: Duration::from_secs(self.number("ACCESS_TOKEN_TTL_SECONDS", 10, 86_400)?),
             refresh_token_ttl: Duration::from_secs(self.number("REFRESH_TOKEN_TTL_SECONDS", 60, 31_536_000)?),
             slug_cache: Duration::from_secs(self.number("SLUG_CACHE_SECONDS", 0, 60)?),
+            unremembered_ttl: Duration::from_secs(self.number("UNREMEMBERED_TTL_SECONDS", 60, 31_536_000)?),
             cookies: CookiePolicy { same_site: self.same_site()? },
             origins: self.parsed("CORS_ORIGINS")?,
             passwords: self.passwords()?,
+            limits: self.limits()?,
+            proxies: self.proxies()?,
             mailer: self.mailer()?,
         })
     }
@@ -406,6 +424,9 @@ mod tests {
             ("ACCESS_TOKEN_TTL_SECONDS", "9"),
             ("ARGON2_MEMORY_KIB", "7"),
             ("ARGON2_CONCURRENCY", "many"),
+            ("RATE_LIMIT_LOGIN", "30"),
+            ("TRUSTED_PROXIES", "10.0.0.0/33"),
+            ("FORWARDED_HEADER", "x-real-ip"),
         ] {
             assert!(with(&[(name, value)]).err().unwrap().contains(name), "{name}");
         }

@@ -365,7 +365,7 @@ pub const SESSION: &[Code] = &[Code::SessionRequired];
 /// What it may answer besides, when it changes something.
 pub const CSRF: &[Code] = &[Code::CsrfTokenMissing, Code::CsrfTokenInvalid];
 /// What any operation may answer.
-const ALWAYS: &[Code] = &[Code::InternalError, Code::Timeout];
+const ALWAYS: &[Code] = &[Code::RateLimited, Code::InternalError, Code::Timeout];
 
 /// Declares the codes of one operation: `refusals!(LoginRefusals: BODY, DATABASE, [Code::AccountLocked])`.
 macro_rules! refusals {

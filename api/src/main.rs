@@ -3,6 +3,7 @@
 
 mod access_token;
 mod app;
+mod client_address;
 mod client_authentication;
 mod clients_command;
 mod common_passwords;
@@ -16,6 +17,7 @@ mod field;
 mod form;
 mod json;
 mod keys;
+mod limits;
 mod mailer;
 mod oidc;
 mod origin;
@@ -49,6 +51,7 @@ use tracing_subscriber::{
 use crate::{
     app::App,
     config::{Config, LogConfig, LogFormat},
+    limits::Limits,
     mailer::Mailer,
     password::Passwords,
     slugs::Slugs,
@@ -121,6 +124,7 @@ fn init_log(LogConfig { format, filter }: LogConfig) -> Result<(), String> {
 }
 
 async fn run(config: Config) -> Result<(), String> {
+    device::prepare();
     let hashing = config.passwords;
     let app = Arc::new(App {
         db: db::Db::new(config.database)?,
@@ -131,9 +135,12 @@ async fn run(config: Config) -> Result<(), String> {
         origins: config.origins,
         refresh_token_ttl: config.refresh_token_ttl,
         federation: config.federation.map(oidc::Federation::new).transpose()?,
+        unremembered_ttl: config.unremembered_ttl,
         passwords: Passwords::new(hashing.params, config.peppers, hashing.concurrency, hashing.queue),
         metadata: config.metadata,
         slugs: Slugs::new(config.slug_cache),
+        limits: Limits::new(config.limits),
+        proxies: config.proxies,
         readiness: Default::default(),
     });
     upkeep::start(app.clone()).await?;

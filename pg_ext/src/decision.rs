@@ -26,6 +26,8 @@ pub struct Session<'a> {
     pub rotated_at: Option<Microseconds>,
     /// For how long after a rotation the token before is answered with the same successor; 0 turns retries off.
     pub retry_window: Microseconds,
+    /// When all of the refreshes that are allowed at once are there again.
+    pub refreshes_full_at: Microseconds,
 }
 
 /// What the client showed.
@@ -37,6 +39,43 @@ pub struct Presented<'a> {
     pub verifier: &'a [u8],
     /// Whether the ticket proves that this session issued a token of that generation and verifier.
     pub ticket_is_authentic: bool,
+    /// Whether it came from another device than the session's, and such are refused.
+    pub device_is_refused: bool,
+}
+
+/// What an operator set.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// The largest distance of an open recovery window.
+    pub recovery_max_gap: Option<i32>,
+    /// How often one session may be refreshed; `None`: as often as it likes.
+    pub refresh_limit: Option<RefreshLimit>,
+}
+
+/// A limit by GCRA: so many at once, and as many again, evenly, in each period. What it remembers is one time, when all
+/// of them are there again; each rotation moves that by a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefreshLimit {
+    /// How far one rotation moves the time.
+    pub step: Microseconds,
+    /// How far in the future the time may be for one more.
+    pub tolerance: Microseconds,
+}
+
+impl RefreshLimit {
+    /// So many (0: no limit) in so long.
+    pub fn new(burst: i32, period: Microseconds) -> Option<Self> {
+        let burst = i64::from(burst);
+        let step = (burst > 0).then(|| (period / burst).max(1))?;
+        Some(Self { step, tolerance: step * (burst - 1) })
+    }
+
+    /// For how long a rotation has to wait; `None`: it need not. No rotation leaves the time further ahead than this
+    /// limit's tolerance and a step: then it was left there by another clock or setting, and means nothing.
+    fn wait(self, full_at: Microseconds, now: Microseconds) -> Option<Microseconds> {
+        let ahead = full_at.saturating_sub(now);
+        (ahead > self.tolerance && ahead <= self.tolerance + self.step).then(|| ahead - self.tolerance)
+    }
 }
 
 /// What to do. The words are those of `auth.settle_rotation`.
@@ -58,6 +97,10 @@ pub enum Decision {
     Ahead,
     /// The same inside a recovery window: move the row to the presented generation, then rotate.
     FastForward,
+    /// Genuine, but from a device that is not the session's, where that is refused: change nothing, burn nothing.
+    DeviceMismatch,
+    /// Genuine, but refreshed too often: change nothing; after so long it is as good as before.
+    Limited(Microseconds),
 }
 
 impl Decision {
@@ -72,24 +115,24 @@ impl Decision {
             Decision::Replay => "replay",
             Decision::Ahead => "ahead",
             Decision::FastForward => "fast_forward",
+            Decision::DeviceMismatch => "device_mismatch",
+            Decision::Limited(_) => "limited",
         }
     }
 }
 
-/// Decides, by the first rule that applies. `recovery_max_gap` is the largest distance of an open recovery window.
+/// Decides, by the first rule that applies.
 ///
 /// Comparison of verifiers need not be constant-time: both sides are SHA-256 digests of a proof, and what timing could
 /// tell of a digest helps nobody to find its preimage.
-pub fn decide(
-    session: Session<'_>,
-    presented: Presented<'_>,
-    now: Microseconds,
-    recovery_max_gap: Option<i32>,
-) -> Decision {
+pub fn decide(session: Session<'_>, presented: Presented<'_>, now: Microseconds, policy: Policy) -> Decision {
+    let Policy { recovery_max_gap, refresh_limit } = policy;
     let age = i64::from(session.generation) - i64::from(presented.generation);
     let is_current = age == 0 && presented.verifier == session.verifier;
     let is_previous = age == 1 && session.previous_verifier == Some(presented.verifier);
-    let in_retry_window = session.rotated_at.is_some_and(|at| now.saturating_sub(at) < session.retry_window);
+    let is_retry = is_previous && session.rotated_at.is_some_and(|at| now.saturating_sub(at) < session.retry_window);
+    let is_lost_ahead = age < 0 && recovery_max_gap.is_some_and(|gap| -age <= i64::from(gap));
+    let wait = refresh_limit.and_then(|limit| limit.wait(session.refreshes_full_at, now));
 
     if !(presented.ticket_is_authentic || is_current || is_previous) {
         Decision::Unknown
@@ -98,17 +141,24 @@ pub fn decide(
     } else if session.idle_expires_at <= now || session.expires_at <= now || session.generation == i32::MAX {
         // A session at the last generation cannot rotate any more; at one refresh a second that takes 68 years.
         Decision::Expired
+    } else if presented.device_is_refused && (is_current || is_retry || is_lost_ahead) {
+        // Only what would be granted: a replay is one from whatever device it comes.
+        Decision::DeviceMismatch
+    } else if is_retry {
+        Decision::Retry
+    } else if let Some(wait) = wait
+        && (is_current || is_lost_ahead)
+    {
+        Decision::Limited(wait)
     } else if is_current {
         Decision::Rotate
-    } else if is_previous && in_retry_window {
-        Decision::Retry
+    } else if is_lost_ahead {
+        Decision::FastForward
     } else if age > 0 {
         Decision::Replay
     } else if age == 0 {
         // A genuine other token of the same generation: the line has forked. After lost commits that is nobody's fault.
         if recovery_max_gap.is_some() { Decision::Revoked } else { Decision::Replay }
-    } else if recovery_max_gap.is_some_and(|gap| -age <= i64::from(gap)) {
-        Decision::FastForward
     } else {
         Decision::Ahead
     }
@@ -120,7 +170,8 @@ mod tests {
     use proptest::prelude::*;
 
     /// The same table written a second time, as naively as can be: one row a rule, first match wins.
-    fn model(s: Session<'_>, p: Presented<'_>, now: Microseconds, gap: Option<i32>) -> Decision {
+    fn model(s: Session<'_>, p: Presented<'_>, now: Microseconds, policy: Policy) -> Decision {
+        let gap = policy.recovery_max_gap;
         let current = p.generation == s.generation && p.verifier == s.verifier;
         let previous =
             p.generation.checked_add(1) == Some(s.generation) && s.previous_verifier.is_some_and(|v| v == p.verifier);
@@ -128,18 +179,27 @@ mod tests {
             Some(at) => now - at < s.retry_window,
             None => false,
         };
-        let within_gap = gap.is_some_and(|g| i64::from(p.generation) - i64::from(s.generation) <= i64::from(g));
+        let within_gap = p.generation > s.generation
+            && gap.is_some_and(|g| i64::from(p.generation) - i64::from(s.generation) <= i64::from(g));
+        let retry = previous && window_open;
+        let allowed_at = policy.refresh_limit.map_or(i64::MIN, |limit| s.refreshes_full_at - limit.tolerance);
+        let left_over = policy.refresh_limit.is_some_and(|limit| allowed_at - now > limit.step);
+        let too_often = now < allowed_at && !left_over;
+        let wait = || Decision::Limited(allowed_at - now);
         let rules = [
             (!p.ticket_is_authentic && !current && !previous, Decision::Unknown),
             (s.revoked, Decision::Revoked),
             (now >= s.idle_expires_at, Decision::Expired),
             (now >= s.expires_at, Decision::Expired),
             (s.generation == i32::MAX, Decision::Expired),
+            (p.device_is_refused && (current || retry || within_gap), Decision::DeviceMismatch),
+            (current && too_often, wait()),
             (current, Decision::Rotate),
-            (previous && window_open, Decision::Retry),
+            (retry, Decision::Retry),
             (s.generation > p.generation, Decision::Replay),
             (s.generation == p.generation && gap.is_some(), Decision::Revoked),
             (s.generation == p.generation, Decision::Replay),
+            (within_gap && too_often, wait()),
             (within_gap, Decision::FastForward),
             (true, Decision::Ahead),
         ];
@@ -158,18 +218,49 @@ mod tests {
             idle_expires_at in 95..=105_i64, expires_at in 95..=105_i64,
             rotated_at in proptest::option::of(80..=101_i64), retry_window in 0..=15_i64,
             gap in proptest::option::of(1..=3_i32),
+            device_is_refused: bool, refreshes_full_at in 95..=125_i64, burst in 0..=4_i32, period in 4..=20_i64,
         ) {
             let (verifier, previous, shown) = ([verifier], previous.map(|v| [v]), [shown]);
             let session = Session {
                 generation, verifier: &verifier, previous_verifier: previous.as_ref().map(|v| &v[..]), revoked,
-                idle_expires_at, expires_at, rotated_at, retry_window,
+                idle_expires_at, expires_at, rotated_at, retry_window, refreshes_full_at,
             };
             let presented = Presented {
                 generation: generation.saturating_add(distance).max(0), verifier: &shown, ticket_is_authentic,
+                device_is_refused,
             };
-            prop_assert_eq!(decide(session, presented, 100, gap), model(session, presented, 100, gap));
+            let policy = Policy { recovery_max_gap: gap, refresh_limit: RefreshLimit::new(burst, period) };
+            prop_assert_eq!(decide(session, presented, 100, policy), model(session, presented, 100, policy));
+        }
+
+        /// Against a counter that knows of every request: in no stretch of time are more allowed than the burst and what
+        /// came back meanwhile, and who waits as long as he is told is allowed.
+        #[test]
+        fn the_limit_allows_its_burst_and_its_rate_and_no_more(
+            burst in 1..=6_i32, period in 60..=600_i64, pauses in proptest::collection::vec(0..=200_i64, 1..60),
+        ) {
+            let limit = RefreshLimit::new(burst, period).unwrap();
+            let (mut now, mut full_at, mut allowed) = (0, 0, Vec::new());
+            for pause in pauses {
+                now += pause;
+                match limit.wait(full_at, now) {
+                    None => {
+                        full_at = full_at.max(now) + limit.step;
+                        allowed.push(now);
+                        for (count, since) in (1_i64..).zip(allowed.iter().rev()) {
+                            prop_assert!(count <= i64::from(burst) + (now - since) / limit.step, "{:?}", allowed);
+                        }
+                    }
+                    Some(wait) => {
+                        prop_assert!(wait > 0 && limit.wait(full_at, now + wait - 1).is_some());
+                        prop_assert_eq!(limit.wait(full_at, now + wait), None);
+                    }
+                }
+            }
         }
     }
+
+    const NO_POLICY: Policy = Policy { recovery_max_gap: None, refresh_limit: None };
 
     const LIVE: Session<'static> = Session {
         generation: 7,
@@ -180,34 +271,58 @@ mod tests {
         expires_at: 2_000,
         rotated_at: Some(100),
         retry_window: 60,
+        refreshes_full_at: 0,
     };
 
     fn shown(generation: i32, verifier: &[u8], ticket_is_authentic: bool) -> Presented<'_> {
-        Presented { generation, verifier, ticket_is_authentic }
+        Presented { generation, verifier, ticket_is_authentic, device_is_refused: false }
     }
 
     #[test]
     fn the_retry_window_does_not_reach_its_end_and_zero_turns_it_off() {
-        assert_eq!(decide(LIVE, shown(6, b"six", true), 159, None), Decision::Retry);
-        assert_eq!(decide(LIVE, shown(6, b"six", true), 160, None), Decision::Replay);
+        assert_eq!(decide(LIVE, shown(6, b"six", true), 159, NO_POLICY), Decision::Retry);
+        assert_eq!(decide(LIVE, shown(6, b"six", true), 160, NO_POLICY), Decision::Replay);
         let off = Session { retry_window: 0, ..LIVE };
-        assert_eq!(decide(off, shown(6, b"six", true), 100, None), Decision::Replay);
+        assert_eq!(decide(off, shown(6, b"six", true), 100, NO_POLICY), Decision::Replay);
     }
 
     #[test]
     fn a_clock_that_stepped_back_is_no_attack() {
-        assert_eq!(decide(LIVE, shown(6, b"six", true), 50, None), Decision::Retry);
+        assert_eq!(decide(LIVE, shown(6, b"six", true), 50, NO_POLICY), Decision::Retry);
     }
 
     #[test]
     fn a_forged_token_never_burns() {
         for generation in [0, 6, 7, 8] {
-            assert_eq!(decide(LIVE, shown(generation, b"forged", false), 110, None), Decision::Unknown);
+            assert_eq!(decide(LIVE, shown(generation, b"forged", false), 110, NO_POLICY), Decision::Unknown);
         }
     }
 
     #[test]
     fn expiry_is_judged_before_replay() {
-        assert_eq!(decide(LIVE, shown(0, b"zero", true), 1_000, None), Decision::Expired);
+        assert_eq!(decide(LIVE, shown(0, b"zero", true), 1_000, NO_POLICY), Decision::Expired);
+    }
+
+    #[test]
+    fn a_refused_device_burns_nothing_and_hides_no_replay() {
+        let elsewhere =
+            |generation, verifier| Presented { device_is_refused: true, ..shown(generation, verifier, true) };
+        assert_eq!(decide(LIVE, elsewhere(7, b"seven"), 110, NO_POLICY), Decision::DeviceMismatch);
+        assert_eq!(decide(LIVE, elsewhere(6, b"six"), 110, NO_POLICY), Decision::DeviceMismatch);
+        assert_eq!(decide(LIVE, elsewhere(5, b"five"), 110, NO_POLICY), Decision::Replay);
+        assert_eq!(decide(LIVE, elsewhere(6, b"six"), 500, NO_POLICY), Decision::Replay);
+    }
+
+    #[test]
+    fn a_limit_stops_rotations_and_not_retries() {
+        let policy = Policy { refresh_limit: RefreshLimit::new(3, 30), ..NO_POLICY };
+        let spent = Session { refreshes_full_at: 130, ..LIVE };
+        assert_eq!(decide(spent, shown(7, b"seven", true), 105, policy), Decision::Limited(5));
+        assert_eq!(decide(spent, shown(7, b"seven", true), 110, policy), Decision::Rotate);
+        assert_eq!(decide(spent, shown(6, b"six", true), 105, policy), Decision::Retry);
+        assert_eq!(decide(spent, shown(5, b"five", true), 105, policy), Decision::Replay);
+        // Left there by a longer period: the session must not be shut out for it.
+        let left_over = Session { refreshes_full_at: 700, ..LIVE };
+        assert_eq!(decide(left_over, shown(7, b"seven", true), 105, policy), Decision::Rotate);
     }
 }

@@ -1,7 +1,7 @@
 //! The faces towards SQL of the pure modules, and random bytes. Internal functions: only auth_owner may call them.
 
 use crate::arguments::{refuse, refuse_value, required};
-use crate::decision::{self, Presented, Session};
+use crate::decision::{self, Decision, Policy, Presented, RefreshLimit, Session};
 use crate::lineage;
 use pgrx::PgSqlErrorCode;
 use pgrx::datum::{Interval, TimestampWithTimeZone, Uuid};
@@ -79,7 +79,12 @@ fn decide_rotation(
     ticket_is_authentic: Option<bool>,
     clock: Option<TimestampWithTimeZone>,
     recovery_max_gap: Option<i32>,
-) -> &'static str {
+    device_is_refused: Option<bool>,
+    refreshes_full_at: Option<TimestampWithTimeZone>,
+    refresh_burst: Option<i32>,
+    refresh_period: Option<Interval>,
+) -> TableIterator<'static, (name!(decision, &'static str), name!(retry_after, Option<Interval>))> {
+    let microseconds = |interval: Interval| interval.as_micros().try_into().unwrap_or(i64::MAX);
     let session = Session {
         generation: required(generation, "generation"),
         verifier: required(token_verifier, "token_verifier"),
@@ -88,14 +93,24 @@ fn decide_rotation(
         idle_expires_at: required(idle_expires_at, "idle_expires_at").into(),
         expires_at: required(expires_at, "expires_at").into(),
         rotated_at: rotated_at.map(Into::into),
-        retry_window: required(retry_window, "retry_window").as_micros().try_into().unwrap_or(i64::MAX),
+        retry_window: microseconds(required(retry_window, "retry_window")),
+        refreshes_full_at: required(refreshes_full_at, "refreshes_full_at").into(),
     };
     let presented = Presented {
         generation: required(presented_generation, "presented_generation"),
         verifier: required(presented_verifier, "presented_verifier"),
         ticket_is_authentic: required(ticket_is_authentic, "ticket_is_authentic"),
+        device_is_refused: required(device_is_refused, "device_is_refused"),
     };
-    decision::decide(session, presented, required(clock, "clock").into(), recovery_max_gap).as_str()
+    let period = microseconds(required(refresh_period, "refresh_period"));
+    let refresh_limit = RefreshLimit::new(required(refresh_burst, "refresh_burst"), period);
+    let policy = Policy { recovery_max_gap, refresh_limit };
+    let decision = decision::decide(session, presented, required(clock, "clock").into(), policy);
+    let retry_after = match decision {
+        Decision::Limited(wait) => Interval::new(0, 0, wait).ok(),
+        _ => None,
+    };
+    TableIterator::once((decision.as_str(), retry_after))
 }
 
 /// The first 512 bytes, cut between characters: a strange header must not undo a decision.

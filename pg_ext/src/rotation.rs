@@ -2,6 +2,7 @@
 //! `auth.settle_rotation` (sql/rotation.sql).
 
 use crate::arguments::{Inet, refuse, refuse_value, required, required_bytes};
+use crate::decision::RefreshLimit;
 use crate::identity::{self, Identity};
 use crate::primitives::{from_unix_second, unix_second};
 use crate::{lineage, settings};
@@ -11,6 +12,9 @@ use pgrx::prelude::*;
 use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiError, SpiResult, SpiTupleTable};
 use std::cell::OnceCell;
 use std::thread::LocalKey;
+
+/// Microseconds.
+const CENTURY: i64 = 100 * 366 * 86_400 * 1_000_000;
 
 /// Rule 4 of the design as one UPDATE by primary key. Its WHERE carries the whole rule and no join, so that after a
 /// wait for the row's lock PostgreSQL re-checks it against the row as it is then (READ COMMITTED, EvalPlanQual): of two
@@ -23,6 +27,9 @@ macro_rules! rotate {
                 last_used_at = clock_timestamp(),
                 rotated_at = clock_timestamp(),
                 idle_expires_at = least(clock_timestamp() + least(s.idle_ttl, $7), s.expires_at),
+                refreshes_full_at = case when s.refreshes_full_at <= clock_timestamp() + $8 + $9
+                                         then greatest(s.refreshes_full_at, clock_timestamp())
+                                         else clock_timestamp() end + $9,
                 token_verifier = $4,
                 previous_token_verifier = s.token_verifier,
                 rotation_nonce = $5
@@ -30,8 +37,10 @@ macro_rules! rotate {
             and s.generation < 2147483647
             and s.revoked_at is null
             and s.idle_expires_at > clock_timestamp() and s.expires_at > clock_timestamp()
+            and (s.refreshes_full_at <= clock_timestamp() + $8 or s.refreshes_full_at > clock_timestamp() + $8 + $9)
+            and ($10 is null or s.device_hash = $10 or s.device_hash is null)
          returning s.family_id, s.user_id, s.organization_id, s.lineage_key, s.rotated_at,
-                   s.auth_time, s.amr, s.idle_expires_at, s.expires_at"
+                   s.auth_time, s.amr, s.idle_expires_at, s.expires_at, s.device_hash"
     };
 }
 const ROTATE: &str = rotate!();
@@ -44,18 +53,21 @@ const ROTATE_AND_LOG: &str = concat!(
        insert into auth.audit_log (action, severity, success, user_id, organization_id, session_id, family_id,
                                    actor, actor_user_id, correlation_id, ip_cidr, user_agent)
        select 'token_refreshed', 'info', true, r.user_id, r.organization_id, $1, r.family_id,
-              auth.calling_role(), r.user_id, left($9, 64), auth.network_of($6), auth.cut_user_agent($8)
+              auth.calling_role(), r.user_id, left($12, 64), auth.network_of($6), auth.cut_user_agent($11)
          from rotated r)
      select * from rotated"
 );
 
-const SETTLE: &str = "select * from auth.settle_rotation($1, $2, $3, $4, $5, $6, $7)";
+const SETTLE: &str = "select * from auth.settle_rotation($1, $2, $3, $4, $5, $6, $7, $8)";
+
+const NOTE_DEVICE: &str = "select auth.note_device_mismatch($1, $2, $3, $4, $5)";
 
 thread_local! {
     // Kept plans, one of each kind a backend: planning a rotation costs several times what running it does.
     static ROTATE_PLAN: OnceCell<OwnedPreparedStatement> = const { OnceCell::new() };
     static ROTATE_AND_LOG_PLAN: OnceCell<OwnedPreparedStatement> = const { OnceCell::new() };
     static SETTLE_PLAN: OnceCell<OwnedPreparedStatement> = const { OnceCell::new() };
+    static NOTE_DEVICE_PLAN: OnceCell<OwnedPreparedStatement> = const { OnceCell::new() };
 }
 
 /// One row of `auth.session_outcome`; its columns are named where SQL gets to see them, below.
@@ -89,6 +101,7 @@ struct Request<'a> {
     /// As PostgreSQL handed it over: there is no Rust type for inet that would not go through text.
     ip: Option<pg_sys::Datum>,
     user_agent: Option<&'a str>,
+    device_hash: Option<&'a [u8]>,
     correlation_id: Option<&'a str>,
 }
 
@@ -146,6 +159,7 @@ fn rotate_session_token(
         rotation_nonce: required_bytes(rotation_nonce, "rotation_nonce", "It is 16 random bytes, new for each call."),
         ip: ip.map(|Inet(datum)| datum),
         user_agent,
+        device_hash,
         correlation_id,
     };
     if request.generation < 0 {
@@ -190,8 +204,12 @@ impl Request<'_> {
     /// The fast path. `None`: the row is not as rule 4 wants it, and nothing has changed.
     fn rotate(&self, client: &mut SpiClient<'_>) -> SpiResult<Option<SessionOutcome>> {
         let presented_verifier = lineage::verifier_of(self.token_proof);
-        let idle_ttl = Interval::new(0, 0, i64::from(settings::refresh_idle_ttl_seconds()) * 1_000_000)
-            .expect("a setting of at most a year is an interval");
+        let interval = |microseconds| Interval::new(0, 0, microseconds).expect("a setting is an interval");
+        let idle_ttl = interval(i64::from(settings::refresh_idle_ttl_seconds()) * 1_000_000);
+        // Without a limit it is one that nobody reaches.
+        let limit = settings::refresh_limit().unwrap_or(RefreshLimit { step: 0, tolerance: CENTURY });
+        // Named only where another one is refused; elsewhere it is compared afterwards.
+        let only_device = self.device_hash.filter(|_| settings::refuses_other_devices());
         let mut arguments = vec![
             self.session_id.into(),
             self.generation.into(),
@@ -200,6 +218,9 @@ impl Request<'_> {
             self.rotation_nonce.as_slice().into(),
             self.ip_argument(),
             idle_ttl.into(),
+            interval(limit.tolerance).into(),
+            interval(limit.step).into(),
+            only_device.into(),
         ];
         let rows = if settings::audits_everything() {
             arguments.extend([self.user_agent.into(), self.correlation_id.into()]);
@@ -217,6 +238,12 @@ impl Request<'_> {
         let lineage_key = required(rotated.get::<&[u8]>(4)?, "lineage_key");
         let rotated_at = required(rotated.get::<TimestampWithTimeZone>(5)?, "rotated_at");
         let issued_at = unix_second(rotated_at);
+        let mut auth_time = rotated.get::<TimestampWithTimeZone>(6)?;
+        if let (Some(known), Some(shown)) = (rotated.get::<&[u8]>(10)?, self.device_hash)
+            && known != shown
+        {
+            auth_time = self.note_device(client)?;
+        }
         identity::assume(Identity { user_id, organization_id, session_id: Some(self.session_id), scopes: None });
         Ok(Some((
             Some("rotated".into()),
@@ -229,7 +256,7 @@ impl Request<'_> {
             Some(self.rotation_nonce.to_vec()),
             Some(Uuid::from_bytes(lineage::make_jti(lineage_key, generation, issued_at))),
             Some(from_unix_second(issued_at)),
-            rotated.get(6)?,
+            auth_time,
             rotated.get(7)?,
             rotated.get(8)?,
             rotated.get(9)?,
@@ -247,6 +274,7 @@ impl Request<'_> {
             self.token_proof.as_slice().into(),
             self.ip_argument(),
             self.user_agent.into(),
+            self.device_hash.into(),
             self.correlation_id.into(),
         ];
         let row = run(client, &SETTLE_PLAN, SETTLE, &arguments)?.first();
@@ -268,6 +296,18 @@ impl Request<'_> {
             row.get(15)?,
             row.get(16)?,
         ))
+    }
+
+    /// The token is genuine, the device is not the session's: what that means, and the session's auth_time after it.
+    fn note_device(&self, client: &mut SpiClient<'_>) -> SpiResult<Option<TimestampWithTimeZone>> {
+        let arguments = [
+            self.session_id.into(),
+            self.device_hash.into(),
+            self.ip_argument(),
+            self.user_agent.into(),
+            self.correlation_id.into(),
+        ];
+        run(client, &NOTE_DEVICE_PLAN, NOTE_DEVICE, &arguments)?.first().get(1)
     }
 
     fn ip_argument(&self) -> DatumWithOid<'_> {

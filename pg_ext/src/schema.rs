@@ -7,7 +7,8 @@ extension_sql_file!("../../sql/tables.sql", name = "tables", requires = ["roles"
 extension_sql_file!("../../sql/primitives.sql", name = "primitives", requires = ["tables"]);
 extension_sql_file!("../../sql/identity.sql", name = "identity", requires = ["primitives"]);
 extension_sql_file!("../../sql/audit.sql", name = "audit", requires = ["identity"]);
-extension_sql_file!("../../sql/rotation.sql", name = "rotation", requires = ["audit"]);
+extension_sql_file!("../../sql/limits.sql", name = "limits", requires = ["audit"]);
+extension_sql_file!("../../sql/rotation.sql", name = "rotation", requires = ["limits"]);
 extension_sql_file!("../../sql/sessions.sql", name = "sessions", requires = ["rotation"]);
 extension_sql_file!("../../sql/organizations.sql", name = "organizations", requires = ["sessions"]);
 extension_sql_file!("../../sql/members.sql", name = "members", requires = ["organizations"]);

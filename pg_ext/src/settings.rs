@@ -1,5 +1,6 @@
 //! The settings of the database side (`auth_sessions.*`), all of which only a superuser may set.
 
+use crate::decision::RefreshLimit;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::prelude::*;
 use std::ffi::CStr;
@@ -20,6 +21,15 @@ enum AuditLevel {
     all,
 }
 
+/// What a refresh from another device than the session's brings about.
+#[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+#[allow(non_camel_case_types, reason = "the names are the values that a DBA writes")]
+enum DeviceMismatch {
+    log,
+    step_up,
+    reject,
+}
+
 const DAY: i32 = 86_400;
 const YEAR: i32 = 366 * DAY;
 
@@ -33,6 +43,11 @@ static EMAIL_VERIFICATION_TTL: GucSetting<i32> = GucSetting::<i32>::new(DAY);
 static PASSWORD_RESET_TTL: GucSetting<i32> = GucSetting::<i32>::new(3_600);
 static SESSION_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * DAY);
 static MAX_SESSIONS_PER_USER: GucSetting<i32> = GucSetting::<i32>::new(0);
+static REFRESH_BURST: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+static REFRESH_PERIOD: GucSetting<i32> = GucSetting::<i32>::new(600);
+static DEVICE_MISMATCH: GucSetting<DeviceMismatch> = GucSetting::<DeviceMismatch>::new(DeviceMismatch::log);
+static SUSPICIOUS_ACCOUNTS: GucSetting<i32> = GucSetting::<i32>::new(20);
+static SUSPICIOUS_NETWORKS: GucSetting<i32> = GucSetting::<i32>::new(10);
 static REPLAY_SCOPE: GucSetting<ReplayScope> = GucSetting::<ReplayScope>::new(ReplayScope::family);
 static AUDIT_LEVEL: GucSetting<AuditLevel> = GucSetting::<AuditLevel>::new(AuditLevel::security);
 
@@ -104,13 +119,45 @@ pub fn register() {
         0,
         10 * YEAR,
     );
-    GucRegistry::define_int_guc(
+    duration(
+        c"auth_sessions.refresh_period",
+        c"In how long auth_sessions.refresh_burst refreshes of one session come back.",
+        &REFRESH_PERIOD,
+        1,
+        DAY,
+    );
+    let number = |name: &'static CStr, description: &'static CStr, setting, most| {
+        GucRegistry::define_int_guc(name, description, c"", setting, 0, most, GucContext::Suset, GucFlags::default());
+    };
+    number(
         c"auth_sessions.max_sessions_per_user",
         c"How many live sessions a user may have; a login beyond it ends the oldest. 0: any number.",
-        c"",
         &MAX_SESSIONS_PER_USER,
-        0,
         100_000,
+    );
+    number(
+        c"auth_sessions.refresh_burst",
+        c"How often one session may be refreshed at once; as often again, evenly, in each refresh_period. 0: no limit.",
+        &REFRESH_BURST,
+        1_000_000,
+    );
+    number(
+        c"auth_sessions.suspicious_accounts",
+        c"Failed logins on so many accounts from one network in an hour are a suspicious activity. 0: never.",
+        &SUSPICIOUS_ACCOUNTS,
+        1_000_000,
+    );
+    number(
+        c"auth_sessions.suspicious_networks",
+        c"Failed logins on one account from so many networks in an hour are a suspicious activity. 0: never.",
+        &SUSPICIOUS_NETWORKS,
+        1_000_000,
+    );
+    GucRegistry::define_enum_guc(
+        c"auth_sessions.device_mismatch",
+        c"What a refresh from another device than the session's brings about: an audit row (log), that and a stale authentication (step_up), or a refusal that ends nothing (reject).",
+        c"",
+        &DEVICE_MISMATCH,
         GucContext::Suset,
         GucFlags::default(),
     );
@@ -144,6 +191,16 @@ pub fn access_token_ttl_seconds() -> i32 {
     ACCESS_TOKEN_TTL.get()
 }
 
+/// How often one session may be refreshed.
+pub fn refresh_limit() -> Option<RefreshLimit> {
+    RefreshLimit::new(REFRESH_BURST.get(), i64::from(REFRESH_PERIOD.get()) * 1_000_000)
+}
+
+/// Whether a refresh from another device is refused.
+pub fn refuses_other_devices() -> bool {
+    DEVICE_MISMATCH.get() == DeviceMismatch::reject
+}
+
 /// Whether a replay ends every session of its user, not only the family.
 pub fn replay_ends_all_of_its_user() -> bool {
     REPLAY_SCOPE.get() == ReplayScope::user
@@ -169,6 +226,15 @@ fn setting(name: &str) -> String {
         "password_reset_ttl" => seconds(&PASSWORD_RESET_TTL),
         "session_retention" => seconds(&SESSION_RETENTION),
         "max_sessions_per_user" => MAX_SESSIONS_PER_USER.get().to_string(),
+        "refresh_burst" => REFRESH_BURST.get().to_string(),
+        "refresh_period" => seconds(&REFRESH_PERIOD),
+        "suspicious_accounts" => SUSPICIOUS_ACCOUNTS.get().to_string(),
+        "suspicious_networks" => SUSPICIOUS_NETWORKS.get().to_string(),
+        "device_mismatch" => match DEVICE_MISMATCH.get() {
+            DeviceMismatch::log => "log".into(),
+            DeviceMismatch::step_up => "step_up".into(),
+            DeviceMismatch::reject => "reject".into(),
+        },
         "replay_scope" => match REPLAY_SCOPE.get() {
             ReplayScope::family => "family".into(),
             ReplayScope::user => "user".into(),

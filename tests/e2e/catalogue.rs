@@ -233,6 +233,8 @@ const FOR_THE_SERVICE: &[&str] = &[
     "sign_up",
     "step_up_max_age",
     "switch_organization",
+    "take_rate_limit",
+    "take_rate_limits",
     "verify_email",
 ];
 
@@ -261,6 +263,7 @@ async fn each_role_may_call_exactly_what_is_listed() {
         "register_client",
         "revoke_session_family",
         "rotate_client_secret",
+        "unlock_account",
     ];
     let mut for_operators = [&who_am_i[..], &operator[..]].concat();
     for_operators.sort_unstable();

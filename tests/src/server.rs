@@ -19,6 +19,22 @@ pub const PEPPER: [u8; 32] = test_key(2);
 /// The `JWT_SIGNING_KEYS` of every server that is not told others: an Ed25519 seed.
 pub const JWT_SEED: [u8; 32] = test_key(3);
 
+/// Tests log in and sign up all day long from one address: limits are counted, and never reached, unless a test sets its
+/// own.
+const GENEROUS_LIMITS: [&str; 11] = [
+    "RATE_LIMIT_LOGIN",
+    "RATE_LIMIT_LOGIN_ACCOUNT",
+    "RATE_LIMIT_SIGNUP",
+    "RATE_LIMIT_SIGNUP_ACCOUNT",
+    "RATE_LIMIT_MAIL",
+    "RATE_LIMIT_MAIL_ACCOUNT",
+    "RATE_LIMIT_MAIL_TOKEN",
+    "RATE_LIMIT_PASSWORD",
+    "RATE_LIMIT_LOOKUP",
+    "RATE_LIMIT_REFRESH",
+    "RATE_LIMIT_REQUESTS",
+];
+
 /// A key for tests: another one for each number, and random enough for the service to take it.
 pub const fn test_key(number: u8) -> [u8; 32] {
     let mut key = [number; 32];
@@ -147,6 +163,7 @@ fn command(database_url: &str, settings: &[(&str, &str)]) -> Command {
         .env("ARGON2_ITERATIONS", "1")
         .env("ARGON2_PARALLELISM", "1")
         .env("RUST_LOG", "debug")
+        .envs(GENEROUS_LIMITS.map(|limit| (limit, "100000/1m")))
         .envs(settings.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -80,7 +80,8 @@ pub async fn let_time_pass(admin: &Client, session_id: Uuid, interval: &str) {
             set created_at = created_at - $2::text::interval, auth_time = auth_time - $2::text::interval,
                 expires_at = expires_at - $2::text::interval, revoked_at = revoked_at - $2::text::interval,
                 last_used_at = last_used_at - $2::text::interval, rotated_at = rotated_at - $2::text::interval,
-                idle_expires_at = idle_expires_at - $2::text::interval
+                idle_expires_at = idle_expires_at - $2::text::interval,
+                refreshes_full_at = refreshes_full_at - $2::text::interval
           where id = $1",
         &[&session_id, &interval],
     )

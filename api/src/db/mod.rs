@@ -9,6 +9,7 @@ mod clients;
 mod federation;
 mod identity;
 mod invitations;
+mod limits;
 mod mail;
 mod members;
 mod organizations;
@@ -37,12 +38,13 @@ pub use self::acting::Scope;
 pub use self::clients::{ActiveToken, AnyToken, ListedClient};
 pub use self::federation::Federated;
 pub use self::invitations::{Invitation, Joined};
+pub use self::limits::{Asked, Taken};
 pub use self::members::{Member, MemberSession};
 pub use self::organizations::{NewOrganization, Page};
 pub use self::outbox::{Mail, Outbox};
 pub use self::passwords::PasswordChange;
 pub use self::security_events::{EventFilter, SecurityEvent};
-pub use self::sessions::{AccessGrant, Grant, Login, NewAccount, Profile, Rotation, SignUp};
+pub use self::sessions::{AccessGrant, Grant, Lifetimes, Login, NewAccount, Profile, Rotation, SignUp};
 pub use self::step_up::StepUp;
 use crate::{
     config::DatabaseConfig,

@@ -139,7 +139,9 @@ impl Grant {
 pub enum Rotation {
     /// Rotated, or the same successor again.
     Granted(Box<Grant>),
-    /// Anything else: replayed, revoked, expired, unknown, ahead. Already committed.
+    /// Genuine, but refreshed too often: good again after so many seconds.
+    Limited(f64),
+    /// Anything else: replayed, revoked, expired, unknown, ahead, device_mismatch. Already committed.
     Refused(String),
 }
 
@@ -181,6 +183,17 @@ pub enum Login {
     Stale,
 }
 
+/// How long a session is to live, in seconds. The database cuts each to what it grants.
+#[derive(Clone, Copy, Debug)]
+pub struct Lifetimes {
+    /// After its last refresh.
+    pub idle: f64,
+    /// After the login; none: as long as is granted.
+    pub max_age: Option<f64>,
+    /// For a repeated refresh; none: as is set.
+    pub retry_window: Option<f64>,
+}
+
 /// What a sign-up brings, checked.
 pub struct NewAccount<'a> {
     /// The e-mail.
@@ -206,7 +219,7 @@ impl Db {
         nonce: RotationNonce,
         caller: &Caller,
     ) -> Result<Rotation, Problem> {
-        let sql = "select r.*, p.* \
+        let sql = "select r.*, extract(epoch from r.retry_after)::float8 as retry_after_seconds, p.* \
             from auth.rotate_session_token(session_id => $1, generation => $2, ticket => $3, token_proof => $4, \
                 next_token_verifier => $5, rotation_nonce => $6, ip => $7, user_agent => $8, device_hash => $9, \
                 correlation_id => $10) r \
@@ -230,6 +243,7 @@ impl Db {
             .await?;
         match named(&row, "outcome")? {
             "rotated" | "retried" => Ok(Rotation::Granted(Grant::read(&row)?)),
+            "limited" => Ok(Rotation::Limited(named::<Option<f64>>(&row, "retry_after_seconds")?.unwrap_or_default())),
             outcome => Ok(Rotation::Refused(outcome.to_owned())),
         }
     }
@@ -240,7 +254,7 @@ impl Db {
         account: NewAccount<'_>,
         password: &NewVerifier,
         token: &TokenSecret,
-        idle_seconds: f64,
+        lifetimes: Lifetimes,
         caller: &Caller,
     ) -> Result<SignUp, Problem> {
         let sql = "select r.*, p.* \
@@ -248,7 +262,8 @@ impl Db {
                 pepper_id => $6, password_verifier => $7, token_verifier => $8, organization_name => $9, \
                 organization_slug => $10, organization_description => $11, organization_website => $12, ip => $13, \
                 user_agent => $14, device_hash => $15, device_name => $16, correlation_id => $17, \
-                idle_ttl => make_interval(secs => $18)) r \
+                idle_ttl => make_interval(secs => $18), max_age => make_interval(secs => $19), \
+                retry_window => make_interval(secs => $20)) r \
             left join lateral auth.session_profile(r.session_id) p on true";
         let row = self
             .one(
@@ -271,7 +286,9 @@ impl Db {
                     &caller.device_hash.as_ref().map(<[u8; 32]>::as_slice),
                     &caller.device_name,
                     &caller.request_id,
-                    &idle_seconds,
+                    &lifetimes.idle,
+                    &lifetimes.max_age,
+                    &lifetimes.retry_window,
                 ],
             )
             .await?;
@@ -304,8 +321,7 @@ impl Db {
         })
     }
 
-    /// Shows the proof; opens a session, or counts the failure. `idle_seconds`: how long the session outlives its last
-    /// refresh, capped by the database.
+    /// Shows the proof; opens a session, or counts the failure.
     #[allow(clippy::too_many_arguments)] // as many as the SQL function has facts to check
     pub async fn complete_login(
         &self,
@@ -314,14 +330,15 @@ impl Db {
         password_proof: [u8; 32],
         token: &TokenSecret,
         renewed: Option<&NewVerifier>,
-        idle_seconds: f64,
+        lifetimes: Lifetimes,
         caller: &Caller,
     ) -> Result<Login, Problem> {
         let sql = "select r.*, extract(epoch from r.retry_after)::float8 as retry_after_seconds, p.* \
             from auth.complete_login(email => $1, verifier_version => $2, password_proof => $3, token_verifier => $4, \
                 renewed_salt => $5, renewed_params => $6, renewed_pepper_id => $7, renewed_verifier => $8, \
                 idle_ttl => make_interval(secs => $9), ip => $10, user_agent => $11, device_hash => $12, \
-                device_name => $13, correlation_id => $14) r \
+                device_name => $13, correlation_id => $14, max_age => make_interval(secs => $15), \
+                retry_window => make_interval(secs => $16)) r \
             left join lateral auth.session_profile(r.session_id) p on true";
         let row = self
             .one(
@@ -335,12 +352,14 @@ impl Db {
                     &renewed.map(|new| new.params.as_str()),
                     &renewed.map(|new| new.pepper_id),
                     &renewed.map(|new| new.verifier.as_slice()),
-                    &idle_seconds,
+                    &lifetimes.idle,
                     &caller.ip,
                     &caller.user_agent,
                     &caller.device_hash.as_ref().map(<[u8; 32]>::as_slice),
                     &caller.device_name,
                     &caller.request_id,
+                    &lifetimes.max_age,
+                    &lifetimes.retry_window,
                 ],
             )
             .await?;

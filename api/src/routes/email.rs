@@ -15,6 +15,7 @@ use crate::{
     error::{BODY, CREDENTIAL, CSRF, Code, DATABASE, Fail, Problem, SESSION, refusals},
     field::{Email, OneTimeToken, Text},
     json::{Body, Json},
+    limits::Ticket,
 };
 
 /// Answers that must not tell whether an account exists come after this time, whatever was done for them.
@@ -161,13 +162,18 @@ impl EmailApi {
         &self,
         app: Data<&Arc<App>>,
         caller: Caller,
+        ticket: Ticket,
         credential: MaybeCredential,
         Json(body): Json<ResendVerificationRequest>,
     ) -> Result<Accepted, Fail<ResendRefusals>> {
         if let Some(email) = &body.email {
-            return Ok(steadily(app.db.resend_verification(email.checked()?, &caller)).await?);
+            let email = email.checked()?;
+            ticket.take(&app, &caller, email).await?;
+            return Ok(steadily(app.db.resend_verification(email, &caller)).await?);
         }
-        app.db.resend_own_verification(&credential.found?.session()?, &caller).await?;
+        let session = credential.found?.session()?;
+        ticket.take(&app, &caller, &session.session_id.to_string()).await?;
+        app.db.resend_own_verification(&session, &caller).await?;
         Ok(Accepted::new())
     }
 
@@ -180,10 +186,13 @@ impl EmailApi {
         &self,
         app: Data<&Arc<App>>,
         caller: Caller,
+        ticket: Ticket,
         credential: SessionCredential,
         Json(body): Json<ChangeEmailRequest>,
     ) -> Result<Accepted, Fail<ChangeRefusals>> {
-        Ok(steadily(app.db.request_email_change(&credential, body.new_email.checked()?, &caller)).await?)
+        let email = body.new_email.checked()?;
+        ticket.take(&app, &caller, email).await?;
+        Ok(steadily(app.db.request_email_change(&credential, email, &caller)).await?)
     }
 
     /// Change the e-mail address

@@ -27,6 +27,7 @@ use crate::{
     error::{BODY, CREDENTIAL, CSRF, Code, DATABASE, Fail, SCOPE, SESSION, refusals},
     field::{Email, OneTimeToken, Text},
     json::{Body, Json},
+    limits::Ticket,
 };
 
 /// Whom to invite, and as what.
@@ -188,11 +189,13 @@ impl InvitationsApi {
         &self,
         app: Data<&Arc<App>>,
         caller: Caller,
+        ticket: Ticket,
         credential: Credential,
         id: Path<Uuid>,
         Json(body): Json<InviteRequest>,
     ) -> Result<Invited, Fail<InviteRefusals>> {
         let email = body.email.checked()?;
+        ticket.take(&app, &caller, email).await?;
         let invitation = app.db.invite_member(&credential, id.0, email, body.role.as_str(), &caller).await?;
         Ok(Invited::Invited(Json(invitation.into())))
     }

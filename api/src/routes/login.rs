@@ -10,14 +10,16 @@ use super::{
     Tag,
     answers::AuthResponse,
     delivery::{Delivered, Delivery, deliver},
+    lifetimes::{SessionWishes, lifetimes},
 };
 use crate::{
     app::App,
-    db::{Grant, Login},
+    db::{Grant, Lifetimes, Login},
     device::Caller,
     error::{BODY, Code, DATABASE, Fail, Problem, refusals},
     field::{LoginEmail, LoginPassword, Text},
-    json::{Body, Json},
+    json::{self, Body, Json},
+    limits::Ticket,
     origin::OwnPage,
     refresh_token::TokenSecret,
 };
@@ -31,6 +33,10 @@ struct LoginRequest {
     password: Text<LoginPassword>,
     /// `json` when left out.
     delivery: Option<Delivery>,
+    /// False on a computer of others: the session ends sooner (`UNREMEMBERED_TTL_SECONDS`).
+    remember_me: Option<bool>,
+    #[serde(default, deserialize_with = "json::object")]
+    session: Option<SessionWishes>,
 }
 
 impl Body for LoginRequest {}
@@ -41,6 +47,8 @@ impl Example for LoginRequest {
             email: "ada@example.org".to_owned().into(),
             password: "correct horse battery staple".to_owned().into(),
             delivery: Some(Delivery::Json),
+            remember_me: Some(true),
+            session: None,
         }
     }
 }
@@ -60,10 +68,12 @@ impl LoginApi {
         &self,
         app: Data<&Arc<App>>,
         caller: Caller,
+        ticket: Ticket,
         _page: OwnPage,
         Json(body): Json<LoginRequest>,
     ) -> Result<Delivered<AuthResponse>, Fail<LoginRefusals>> {
-        let (grant, secret) = log_in(&app, &caller, &body.email, &body.password).await?;
+        let lifetimes = lifetimes(&app, body.remember_me, body.session)?;
+        let (grant, secret) = log_in(&app, &caller, &ticket, &body.email, &body.password, lifetimes).await?;
         Ok(deliver(&app, *grant, &secret, body.delivery.unwrap_or_default())?)
     }
 }
@@ -72,14 +82,17 @@ impl LoginApi {
 pub async fn log_in(
     app: &App,
     caller: &Caller,
+    ticket: &Ticket,
     email: &Text<LoginEmail>,
     password: &Text<LoginPassword>,
+    lifetimes: Lifetimes,
 ) -> Result<(Box<Grant>, TokenSecret), Problem> {
     let (email, password) = (email.checked()?, password.checked()?);
+    ticket.take(app, caller, email).await?;
     // The password may change between the database's two answers; then the second says so, once is enough, and whoever
     // changes it faster than that can wait.
     for _ in 0..2 {
-        if let Some(result) = attempt(app, caller, email, password).await? {
+        if let Some(result) = attempt(app, caller, email, password, lifetimes).await? {
             return Ok(result);
         }
     }
@@ -93,6 +106,7 @@ async fn attempt(
     caller: &Caller,
     email: &str,
     password: &str,
+    lifetimes: Lifetimes,
 ) -> Result<Option<(Box<Grant>, TokenSecret)>, Problem> {
     let passwords = &app.passwords;
     let defaults = passwords.params().to_string();
@@ -106,9 +120,8 @@ async fn attempt(
     // verifier when the proof is right, and no session ends by it.
     let renewed = if outdated { Some(passwords.new_verifier(password).await?) } else { None };
     let secret = TokenSecret::random();
-    let idle = app.refresh_token_ttl.as_secs_f64();
     let version = challenge.verifier_version;
-    match app.db.complete_login(email, version, proof, &secret, renewed.as_ref(), idle, caller).await? {
+    match app.db.complete_login(email, version, proof, &secret, renewed.as_ref(), lifetimes, caller).await? {
         Login::LoggedIn(grant) => Ok(Some((grant, secret))),
         Login::Refused => Err(Code::InvalidCredentials.into()),
         Login::Locked(seconds) => Err(Problem::with_retry_after(Code::AccountLocked, seconds)),

@@ -11,6 +11,7 @@ pub mod health;
 pub mod introspection;
 pub mod invitations;
 pub mod jwks;
+mod lifetimes;
 pub mod login;
 pub mod logout;
 pub mod members;

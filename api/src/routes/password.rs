@@ -19,6 +19,7 @@ use crate::{
     error::{BODY, CREDENTIAL, CSRF, Code, DATABASE, Fail, Problem, SESSION, refusals},
     field::{Email, LoginPassword, NewPassword, OneTimeToken, Text},
     json::{Body, Json},
+    limits::Ticket,
 };
 
 /// Whose password was forgotten.
@@ -96,9 +97,12 @@ impl PasswordApi {
         &self,
         app: Data<&Arc<App>>,
         caller: Caller,
+        ticket: Ticket,
         Json(body): Json<ForgotPasswordRequest>,
     ) -> Result<Accepted, Fail<ForgotRefusals>> {
-        Ok(steadily(app.db.request_password_reset(body.email.checked()?, &caller)).await?)
+        let email = body.email.checked()?;
+        ticket.take(&app, &caller, email).await?;
+        Ok(steadily(app.db.request_password_reset(email, &caller)).await?)
     }
 
     /// Set a new password

@@ -84,6 +84,8 @@ pub async fn rotate(app: &App, caller: &Caller, token: &str) -> Result<(Box<Gran
     let successor = presented.successor(keys, nonce, next).ok_or(refused.clone())?;
     let grant = match app.db.rotate_session_token(&presented, successor.verifier(), nonce, caller).await? {
         Rotation::Granted(grant) => grant,
+        // Only who holds a good token gets to know.
+        Rotation::Limited(seconds) => return Err(Problem::with_retry_after(Code::RateLimited, seconds)),
         Rotation::Refused(outcome) => {
             tracing::info!(outcome, session_id = %presented.session_id, "a refresh was refused");
             return Err(refused);

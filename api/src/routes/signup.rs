@@ -13,6 +13,7 @@ use super::{
     Tag,
     answers::AuthResponse,
     delivery::{Delivered, Delivery, deliver},
+    lifetimes::{SessionWishes, lifetimes},
 };
 use crate::{
     app::App,
@@ -21,6 +22,7 @@ use crate::{
     error::{BODY, Code, DATABASE, Fail, refusals},
     field::{Description, Email, Name, NewPassword, Slug, Text, Website},
     json::{self, Body, Json},
+    limits::Ticket,
     origin::OwnPage,
     refresh_token::TokenSecret,
 };
@@ -60,6 +62,10 @@ struct SignUpRequest {
     organization: Option<NewOrganization>,
     /// `json` when left out.
     delivery: Option<Delivery>,
+    /// False on a computer of others: the session ends sooner (`UNREMEMBERED_TTL_SECONDS`).
+    remember_me: Option<bool>,
+    #[serde(default, deserialize_with = "json::object")]
+    session: Option<SessionWishes>,
 }
 
 impl Body for SignUpRequest {}
@@ -79,6 +85,8 @@ impl Example for SignUpRequest {
                 website: Some(text("https://engines.example.org").into()),
             }),
             delivery: Some(Delivery::Json),
+            remember_me: Some(true),
+            session: None,
         }
     }
 }
@@ -102,6 +110,7 @@ impl SignUpApi {
         &self,
         app: Data<&Arc<App>>,
         caller: Caller,
+        ticket: Ticket,
         _page: OwnPage,
         Json(body): Json<SignUpRequest>,
     ) -> Result<Delivered<AuthResponse, 201>, Fail<SignUpRefusals>> {
@@ -121,10 +130,11 @@ impl SignUpApi {
             description: organization.and_then(|new| new.description.as_ref()).map(Text::checked).transpose()?,
             website: organization.and_then(|new| new.website.as_ref()).map(Text::checked).transpose()?,
         };
+        let lifetimes = lifetimes(&app, body.remember_me, body.session)?;
+        ticket.take(&app, &caller, account.email).await?;
         let verifier = app.passwords.new_verifier(password).await?;
         let secret = TokenSecret::random();
-        let idle = app.refresh_token_ttl.as_secs_f64();
-        let answer = app.db.sign_up(account, &verifier, &secret, idle, &caller).await;
+        let answer = app.db.sign_up(account, &verifier, &secret, lifetimes, &caller).await;
         // Taken now, by this request or by another one before it, or, when no answer came back, perhaps.
         if let Some((_, slug)) = name_and_slug {
             app.slugs.forget(slug).await;

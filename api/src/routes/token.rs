@@ -6,13 +6,21 @@ use poem::web::Data;
 use poem_openapi::{Object, OpenApi, Union};
 use serde::Deserialize;
 
-use super::{Tag, answers::TokenPair, delivery::token_pair, login::log_in, refresh::rotate};
+use super::{
+    Tag,
+    answers::TokenPair,
+    delivery::token_pair,
+    lifetimes::{SessionWishes, lifetimes},
+    login::log_in,
+    refresh::rotate,
+};
 use crate::{
     app::App,
     device::Caller,
     error::{BODY, Code, DATABASE, Fail, refusals},
     field::{LoginEmail, LoginPassword, RefreshToken, Text},
-    json::{Body, Json},
+    json::{self, Body, Json},
+    limits::Ticket,
     origin::OwnPage,
 };
 
@@ -23,6 +31,10 @@ use crate::{
 struct PasswordGrant {
     email: Text<LoginEmail>,
     password: Text<LoginPassword>,
+    /// False on a computer of others: the session ends sooner (`UNREMEMBERED_TTL_SECONDS`).
+    remember_me: Option<bool>,
+    #[serde(default, deserialize_with = "json::object")]
+    session: Option<SessionWishes>,
 }
 
 /// A refresh token.
@@ -63,12 +75,19 @@ impl TokenApi {
         &self,
         app: Data<&Arc<App>>,
         caller: Caller,
+        ticket: Ticket,
         _page: OwnPage,
         Json(body): Json<TokenRequest>,
     ) -> Result<Json<TokenPair>, Fail<TokenRefusals>> {
         let (grant, secret) = match body {
-            TokenRequest::Password(login) => log_in(&app, &caller, &login.email, &login.password).await?,
-            TokenRequest::RefreshToken(refresh) => rotate(&app, &caller, refresh.refresh_token.checked()?).await?,
+            TokenRequest::Password(login) => {
+                let lifetimes = lifetimes(&app, login.remember_me, login.session)?;
+                log_in(&app, &caller, &ticket, &login.email, &login.password, lifetimes).await?
+            }
+            TokenRequest::RefreshToken(refresh) => {
+                app.limits.take_refresh(&caller)?;
+                rotate(&app, &caller, refresh.refresh_token.checked()?).await?
+            }
         };
         Ok(Json(token_pair(&app, &grant, &secret)?))
     }
