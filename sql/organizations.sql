@@ -217,7 +217,7 @@ declare
   s auth.sessions;
   answer auth.session_outcome;
 begin
-  -- The user's lock first: who removes the membership comes before, and is seen, or after, and ends this session.
+  -- Who removes the membership takes these locks too: before, and is seen below, or after, and ends this session.
   perform from auth.users u where u.id = caller for no key update;
   select x.* into s from auth.sessions x where x.id = auth.current_session_id() for no key update;
   clock := clock_timestamp();

@@ -37,6 +37,7 @@ mod outbox;
 mod passwords;
 mod personal_access_tokens;
 mod proxies;
+mod ranks;
 mod rate_limits;
 mod recovery;
 mod refresh_http;
