@@ -223,16 +223,18 @@ begin
         from auth.read_jti(s.lineage_key, introspect_token.jti) proof
        where proof.issued_at > clock - auth.setting('access_token_ttl')::interval;
     elsif s.id is not null then
-      -- As a refresh would decide; but nothing is locked, nothing is changed, and a replay is only inactive.
+      -- As a refresh would decide; but nothing is locked, nothing is changed, a replay is only inactive, and neither the
+      -- device of who asks matters nor how often the session was refreshed.
       select w.max_gap into recovery_max_gap from auth.recovery_windows w
        where w.closes_at > clock order by w.opened_at desc limit 1;
-      token_use := case when auth.decide_rotation(
+      select 'refresh_token' into token_use from auth.decide_rotation(
         s.generation, s.token_verifier, s.previous_token_verifier, false, s.idle_expires_at, s.expires_at, s.rotated_at,
         coalesce(s.retry_window, auth.setting('retry_window')::interval),
         introspect_token.generation, presented_verifier,
         auth.equal_digests(introspect_token.ticket,
                            auth.make_ticket(s.lineage_key, introspect_token.generation, presented_verifier)),
-        clock, recovery_max_gap) in ('rotate', 'retry', 'fast_forward') then 'refresh_token' end;
+        clock, recovery_max_gap, false, s.refreshes_full_at, 0, interval '1 second') d
+       where d.decision in ('rotate', 'retry', 'fast_forward');
       -- When the one before the current one was made is not kept.
       issued_at := case when introspect_token.generation = s.generation then coalesce(s.rotated_at, s.created_at) end;
     end if;

@@ -77,7 +77,13 @@ impl<E: Endpoint<Output = Response>> WithCors<E> {
             .allow_credentials(true)
             .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
             .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, CSRF_HEADER, REQUEST_ID])
-            .expose_headers([REQUEST_ID, header::RETRY_AFTER, header::WWW_AUTHENTICATE])
+            .expose_headers([
+                REQUEST_ID,
+                header::RETRY_AFTER,
+                header::WWW_AUTHENTICATE,
+                header::HeaderName::from_static("ratelimit"),
+                header::HeaderName::from_static("ratelimit-policy"),
+            ])
             .max_age(600)
             .transform(plain.clone());
         Self { origins, plain, shared }

@@ -27,7 +27,11 @@ async fn a_thousand_refreshes_leave_one_row_and_no_index_grows() {
 
     // From changing networks of one family, as a phone would.
     let mut current = token;
+    let mut wal = String::new();
     for n in 0..1000 {
+        if n == 500 {
+            wal = value(&admin, "select pg_current_wal_insert_lsn()::text", &[]).await;
+        }
         let nonce = random_bytes(16);
         let next = current.successor_secret(&nonce, n + 1);
         let refreshed = service
@@ -48,6 +52,11 @@ async fn a_thousand_refreshes_leave_one_row_and_no_index_grows() {
         assert_eq!(refreshed.get::<_, &str>(0), "rotated");
         current = Token { generation: n + 1, ticket: refreshed.get(1), secret: next, ..current };
     }
+
+    // Logged is one short stretch of the row, and the commit: see the order of the columns in sql/tables.sql.
+    let logged = "select (pg_current_wal_insert_lsn() - $1::text::pg_lsn)::float8 / 500";
+    let bytes: f64 = value(&admin, logged, &[&wal]).await;
+    assert!(bytes < 350.0, "{bytes} bytes of WAL a refresh");
 
     assert_eq!(values::<uuid::Uuid>(&admin, row, &[]).await.len(), 51, "no row was added");
     assert_eq!(values::<String>(&admin, INDEX_SIZES, &[]).await, before);
