@@ -10,7 +10,8 @@ use crate::Options;
 /// Refreshes per second over HTTP, and how long they took.
 pub async fn measure(db: &TestDb, options: &Options, database_rate: f64) -> String {
     // Logging as in production: a debug line a request would be measured too.
-    let server = Server::start(db, &[("RUST_LOG", "info"), ("LOG_FORMAT", "json"), ("RATE_LIMIT_REFRESH", "1000000/1s")]).await;
+    let server =
+        Server::start(db, &[("RUST_LOG", "info"), ("LOG_FORMAT", "json"), ("RATE_LIMIT_REFRESH", "1000000/1s")]).await;
     eprintln!("HTTP: {} keep-alive clients", options.http_clients);
     let barrier = Arc::new(tokio::sync::Barrier::new(options.http_clients + 1));
     let mut workers = Vec::new();
