@@ -25,7 +25,8 @@ create function auth.sign_up(
   organization_description text default null, organization_website text default null,
   ip inet default null, user_agent text default null, device_hash bytea default null, device_name text default null,
   correlation_id text default null,
-  idle_ttl interval default null, max_age interval default null, retry_window interval default null
+  idle_ttl interval default null, max_age interval default null, retry_window interval default null,
+  is_shared boolean default false
 ) returns auth.session_outcome
   language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
   as $$
@@ -65,7 +66,8 @@ begin
     end if;
     perform auth.mail_verification(new_user, email);
     s := auth.open_session(new_user, new_organization, token_verifier, array['pwd'],
-                           idle_ttl, max_age, retry_window, ip, user_agent, device_hash, device_name, correlation_id);
+                           idle_ttl, max_age, retry_window, ip, user_agent, device_hash, device_name, correlation_id,
+                           is_shared);
     return auth.grant_of(s, 'signed_up');
   exception
     when unique_violation then
@@ -160,7 +162,7 @@ create function auth.complete_login(
   renewed_verifier bytea default null,
   idle_ttl interval default null, max_age interval default null, retry_window interval default null,
   ip inet default null, user_agent text default null, device_hash bytea default null, device_name text default null,
-  correlation_id text default null
+  correlation_id text default null, is_shared boolean default false
 ) returns auth.session_outcome
   language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
   as $$
@@ -238,7 +240,8 @@ begin
   s := auth.open_session(
     u.id,
     (select m.organization_id from auth.organization_members m where m.user_id = u.id order by m.created_at limit 1),
-    token_verifier, array['pwd'], idle_ttl, max_age, retry_window, ip, user_agent, device_hash, device_name, correlation_id);
+    token_verifier, array['pwd'], idle_ttl, max_age, retry_window, ip, user_agent, device_hash, device_name, correlation_id,
+    is_shared);
   perform auth.record_event('user_logged_in', 'info', true, s.user_id, s.organization_id, s.id, s.family_id,
                             correlation_id, ip, user_agent, '{"method": "password"}');
   return auth.grant_of(s, 'logged_in');

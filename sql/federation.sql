@@ -148,7 +148,7 @@ create function auth.open_federated_session(
   authenticated_at timestamptz default null,
   idle_ttl interval default null, max_age interval default null, retry_window interval default null,
   ip inet default null, user_agent text default null, device_hash bytea default null, device_name text default null,
-  correlation_id text default null
+  correlation_id text default null, is_shared boolean default false
 ) returns auth.session_outcome
   language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
   as $$
@@ -196,7 +196,8 @@ begin
     (person.account).id,
     (select m.organization_id from auth.organization_members m
       where m.user_id = (person.account).id order by m.created_at limit 1),
-    token_verifier, array['fed'], idle_ttl, max_age, retry_window, ip, user_agent, device_hash, device_name, correlation_id);
+    token_verifier, array['fed'], idle_ttl, max_age, retry_window, ip, user_agent, device_hash, device_name, correlation_id,
+    is_shared);
   -- The provider may have asked for a password days ago: then this login is no fresh proof for a sensitive action.
   if authenticated_at < s.auth_time then
     update auth.sessions x set auth_time = authenticated_at where x.id = s.id returning x.* into s;

@@ -28,12 +28,12 @@ create function auth.decide_rotation(
   generation int, token_verifier bytea, previous_token_verifier bytea, revoked boolean,
   idle_expires_at timestamptz, expires_at timestamptz, rotated_at timestamptz, retry_window interval,
   presented_generation int, presented_verifier bytea, ticket_is_authentic boolean,
-  clock timestamptz, recovery_max_gap int, device_is_refused boolean,
+  clock timestamptz, recovery_max_gap int, is_shared boolean, device_is_refused boolean,
   refreshes_full_at timestamptz, refresh_burst int, refresh_period interval,
   out decision text, out retry_after interval
 ) returns setof record
   language c immutable parallel safe rows 1 as 'MODULE_PATHNAME', 'decide_rotation_wrapper';
-comment on function auth.decide_rotation is 'Internal. The decision table of rotation: a pure function of the row, what was presented, the clock and the policy. Says unknown, revoked, expired, rotate, retry, replay, ahead, fast_forward, device_mismatch or limited, and then for how long.';
+comment on function auth.decide_rotation is 'Internal. The decision table of rotation: a pure function of the row, what was presented, the clock and the policy. Says unknown, revoked, expired, rotate, retry, replay, ahead, fast_forward, retain, device_mismatch or limited, and then for how long.';
 
 create function auth.set_identity(user_id uuid, organization_id uuid, session_id uuid, scopes text[] default null) returns void
   language c volatile parallel unsafe as 'MODULE_PATHNAME', 'set_identity_wrapper';

@@ -6,7 +6,7 @@ create function auth.rotate_session_token(
 ) returns setof auth.session_outcome
   language c volatile parallel unsafe security definer rows 1 set search_path = pg_catalog, pg_temp
   as 'MODULE_PATHNAME', 'rotate_session_token_wrapper';
-comment on function auth.rotate_session_token is 'Exchanges a refresh token for its successor. One row, whose outcome is rotated, retried (the same successor again), replayed (the family is now revoked), revoked, expired, unknown, ahead, limited (too many refreshes of this session: nothing changed, try again after retry_after) or device_mismatch (auth_sessions.device_mismatch = reject: nothing changed). Never raises for an outcome: commit, then answer. For rotated and retried the session becomes the identity of this transaction.';
+comment on function auth.rotate_session_token is 'Exchanges a refresh token for its successor. One row, whose outcome is rotated, retried (the same successor again), retained (a shared token that was given out a moment ago: it stays the current one), replayed (the family is now revoked), revoked, expired, unknown, ahead, limited (too many refreshes of this session: nothing changed, try again after retry_after) or device_mismatch (auth_sessions.device_mismatch = reject: nothing changed). Never raises for an outcome: commit, then answer. For rotated, retried and retained the session becomes the identity of this transaction.';
 
 -- Lock and decide. The presented token is judged by what the locking read returned, after the wait, by the clock then.
 -- Says 'rotate' when the caller, who now holds the locks, may run the fast path again.
@@ -60,7 +60,7 @@ begin
     s.generation, s.token_verifier, s.previous_token_verifier, s.revoked_at is not null,
     s.idle_expires_at, s.expires_at, s.rotated_at, coalesce(s.retry_window, auth.setting('retry_window')::interval),
     settle_rotation.generation, presented_verifier, ticket_is_authentic, clock, recovery_max_gap,
-    is_other_device and auth.setting('device_mismatch') = 'reject',
+    s.is_shared, is_other_device and auth.setting('device_mismatch') = 'reject',
     s.refreshes_full_at, auth.setting('refresh_burst')::int, auth.setting('refresh_period')::interval) d;
 
   case decision
@@ -90,6 +90,13 @@ begin
     when 'device_mismatch' then
       answer.outcome := decision;
       perform auth.note_device_mismatch(s.id, settle_rotation.device_hash, ip, user_agent, correlation_id);
+    when 'retain' then
+      if is_other_device then
+        s.auth_time := auth.note_device_mismatch(s.id, settle_rotation.device_hash, ip, user_agent, correlation_id);
+      end if;
+      -- What was presented is the current token still; a new access token is the one that was given with it.
+      answer := auth.grant_of(s, 'retained');
+      perform auth.set_identity(s.user_id, s.organization_id, s.id);
     when 'retry' then
       if is_other_device then
         s.auth_time := auth.note_device_mismatch(s.id, settle_rotation.device_hash, ip, user_agent, correlation_id);

@@ -4,7 +4,7 @@
 create function auth.open_session(
   user_id uuid, organization_id uuid, token_verifier bytea, amr text[],
   idle_ttl interval, max_age interval, retry_window interval,
-  ip inet, user_agent text, device_hash bytea, device_name text, correlation_id text
+  ip inet, user_agent text, device_hash bytea, device_name text, correlation_id text, is_shared boolean default false
 ) returns auth.sessions
   language plpgsql volatile parallel unsafe
   as $$
@@ -29,12 +29,13 @@ begin
                                       correlation_id => correlation_id);
   end if;
   insert into auth.sessions as x
-    (id, family_id, user_id, organization_id, created_at, auth_time, expires_at, idle_ttl, retry_window, amr, lineage_key,
+    (id, family_id, user_id, organization_id, created_at, auth_time, expires_at, idle_ttl, retry_window, is_shared, amr, lineage_key,
      device_hash, device_name, user_agent, last_ip_cidr, last_used_at, idle_expires_at, token_verifier)
   values
     (new_id, new_id, user_id, organization_id, clock, clock, granted_end, granted_idle_ttl,
      -- Null stays null (least would pass over it): then the setting of the moment counts.
-     case when retry_window is not null then least(retry_window, auth.setting('retry_window_max')::interval) end, amr, auth.random_bytes(32),
+     case when retry_window is not null then least(retry_window, auth.setting('retry_window_max')::interval) end,
+     coalesce(is_shared, false), amr, auth.random_bytes(32),
      device_hash, left(device_name, 200), auth.cut_user_agent(user_agent), auth.network_of(ip),
      clock, granted_idle_end, token_verifier)
   returning x.* into s;

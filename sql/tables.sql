@@ -135,6 +135,7 @@ create table auth.sessions (
   expires_at timestamptz not null,
   idle_ttl interval not null,
   retry_window interval,
+  is_shared boolean not null default false,
   revoked_at timestamptz,
   revoked_reason text,
   reused_jti_of uuid,
@@ -183,6 +184,7 @@ comment on column auth.sessions.auth_time is 'When the user last proved who they
 comment on column auth.sessions.amr is 'How (RFC 8176): pwd, …';
 comment on column auth.sessions.idle_ttl is 'How long the session outlives its last refresh; never more than auth_sessions.refresh_idle_ttl.';
 comment on column auth.sessions.retry_window is 'A client''s own retry window; null: auth_sessions.retry_window.';
+comment on column auth.sessions.is_shared is 'Whether several tabs share the refresh token, as a browser''s cookie is shared: then it is rotated no more often than once a retry window, so that a tab that is slow to show the token before is answered, not taken for a thief.';
 comment on column auth.sessions.expires_at is 'Absolute end, fixed at login.';
 comment on column auth.sessions.lineage_key is 'Random key of this session, never leaves the database. It proves every ticket and jti that this session ever issued.';
 comment on column auth.sessions.device_hash is 'SHA-256 of what the service knows of the device.';

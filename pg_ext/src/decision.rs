@@ -26,6 +26,8 @@ pub struct Session<'a> {
     pub rotated_at: Option<Microseconds>,
     /// For how long after a rotation the token before is answered with the same successor; 0 turns retries off.
     pub retry_window: Microseconds,
+    /// Whether several tabs share the token, as a browser's cookie is shared.
+    pub is_shared: bool,
     /// When all of the refreshes that are allowed at once are there again.
     pub refreshes_full_at: Microseconds,
 }
@@ -97,6 +99,8 @@ pub enum Decision {
     Ahead,
     /// The same inside a recovery window: move the row to the presented generation, then rotate.
     FastForward,
+    /// The current token of tabs that share it, which one of them was given a moment ago: it stays the current one.
+    Retain,
     /// Genuine, but from a device that is not the session's, where that is refused: change nothing, burn nothing.
     DeviceMismatch,
     /// Genuine, but refreshed too often: change nothing; after so long it is as good as before.
@@ -115,6 +119,7 @@ impl Decision {
             Decision::Replay => "replay",
             Decision::Ahead => "ahead",
             Decision::FastForward => "fast_forward",
+            Decision::Retain => "retain",
             Decision::DeviceMismatch => "device_mismatch",
             Decision::Limited(_) => "limited",
         }
@@ -130,7 +135,8 @@ pub fn decide(session: Session<'_>, presented: Presented<'_>, now: Microseconds,
     let age = i64::from(session.generation) - i64::from(presented.generation);
     let is_current = age == 0 && presented.verifier == session.verifier;
     let is_previous = age == 1 && session.previous_verifier == Some(presented.verifier);
-    let is_retry = is_previous && session.rotated_at.is_some_and(|at| now.saturating_sub(at) < session.retry_window);
+    let in_retry_window = session.rotated_at.is_some_and(|at| now.saturating_sub(at) < session.retry_window);
+    let is_retry = is_previous && in_retry_window;
     let is_lost_ahead = age < 0 && recovery_max_gap.is_some_and(|gap| -age <= i64::from(gap));
     let wait = refresh_limit.and_then(|limit| limit.wait(session.refreshes_full_at, now));
 
@@ -146,6 +152,9 @@ pub fn decide(session: Session<'_>, presented: Presented<'_>, now: Microseconds,
         Decision::DeviceMismatch
     } else if is_retry {
         Decision::Retry
+    } else if is_current && session.is_shared && in_retry_window {
+        // Were it rotated now, a slower tab that still shows the token before would look like a thief.
+        Decision::Retain
     } else if let Some(wait) = wait
         && (is_current || is_lost_ahead)
     {
@@ -193,6 +202,7 @@ mod tests {
             (now >= s.expires_at, Decision::Expired),
             (s.generation == i32::MAX, Decision::Expired),
             (p.device_is_refused && (current || retry || within_gap), Decision::DeviceMismatch),
+            (current && s.is_shared && window_open, Decision::Retain),
             (current && too_often, wait()),
             (current, Decision::Rotate),
             (retry, Decision::Retry),
@@ -218,12 +228,12 @@ mod tests {
             idle_expires_at in 95..=105_i64, expires_at in 95..=105_i64,
             rotated_at in proptest::option::of(80..=101_i64), retry_window in 0..=15_i64,
             gap in proptest::option::of(1..=3_i32),
-            device_is_refused: bool, refreshes_full_at in 95..=125_i64, burst in 0..=4_i32, period in 4..=20_i64,
+            is_shared: bool, device_is_refused: bool, refreshes_full_at in 95..=125_i64, burst in 0..=4_i32, period in 4..=20_i64,
         ) {
             let (verifier, previous, shown) = ([verifier], previous.map(|v| [v]), [shown]);
             let session = Session {
                 generation, verifier: &verifier, previous_verifier: previous.as_ref().map(|v| &v[..]), revoked,
-                idle_expires_at, expires_at, rotated_at, retry_window, refreshes_full_at,
+                idle_expires_at, expires_at, rotated_at, retry_window, is_shared, refreshes_full_at,
             };
             let presented = Presented {
                 generation: generation.saturating_add(distance).max(0), verifier: &shown, ticket_is_authentic,
@@ -271,6 +281,7 @@ mod tests {
         expires_at: 2_000,
         rotated_at: Some(100),
         retry_window: 60,
+        is_shared: false,
         refreshes_full_at: 0,
     };
 
@@ -284,6 +295,16 @@ mod tests {
         assert_eq!(decide(LIVE, shown(6, b"six", true), 160, NO_POLICY), Decision::Replay);
         let off = Session { retry_window: 0, ..LIVE };
         assert_eq!(decide(off, shown(6, b"six", true), 100, NO_POLICY), Decision::Replay);
+    }
+
+    #[test]
+    fn a_shared_token_stays_until_the_token_before_it_is_a_thiefs() {
+        let shared = Session { is_shared: true, ..LIVE };
+        assert_eq!(decide(shared, shown(7, b"seven", true), 159, NO_POLICY), Decision::Retain);
+        assert_eq!(decide(shared, shown(6, b"six", true), 159, NO_POLICY), Decision::Retry);
+        assert_eq!(decide(shared, shown(7, b"seven", true), 160, NO_POLICY), Decision::Rotate);
+        assert_eq!(decide(shared, shown(6, b"six", true), 160, NO_POLICY), Decision::Replay);
+        assert_eq!(decide(shared, shown(5, b"five", true), 101, NO_POLICY), Decision::Replay);
     }
 
     #[test]

@@ -79,6 +79,7 @@ fn decide_rotation(
     ticket_is_authentic: Option<bool>,
     clock: Option<TimestampWithTimeZone>,
     recovery_max_gap: Option<i32>,
+    is_shared: Option<bool>,
     device_is_refused: Option<bool>,
     refreshes_full_at: Option<TimestampWithTimeZone>,
     refresh_burst: Option<i32>,
@@ -94,6 +95,7 @@ fn decide_rotation(
         expires_at: required(expires_at, "expires_at").into(),
         rotated_at: rotated_at.map(Into::into),
         retry_window: microseconds(required(retry_window, "retry_window")),
+        is_shared: required(is_shared, "is_shared"),
         refreshes_full_at: required(refreshes_full_at, "refreshes_full_at").into(),
     };
     let presented = Presented {

@@ -39,6 +39,8 @@ macro_rules! rotate {
             and s.idle_expires_at > clock_timestamp() and s.expires_at > clock_timestamp()
             and (s.refreshes_full_at <= clock_timestamp() + $8 or s.refreshes_full_at > clock_timestamp() + $8 + $9)
             and ($10 is null or s.device_hash = $10 or s.device_hash is null)
+            and (not s.is_shared or s.rotated_at is null
+                 or s.rotated_at <= clock_timestamp() - coalesce(s.retry_window, $11))
          returning s.family_id, s.user_id, s.organization_id, s.lineage_key, s.rotated_at,
                    s.auth_time, s.amr, s.idle_expires_at, s.expires_at, s.device_hash"
     };
@@ -53,7 +55,7 @@ const ROTATE_AND_LOG: &str = concat!(
        insert into auth.audit_log (action, severity, success, user_id, organization_id, session_id, family_id,
                                    actor, actor_user_id, correlation_id, ip_cidr, user_agent)
        select 'token_refreshed', 'info', true, r.user_id, r.organization_id, $1, r.family_id,
-              auth.calling_role(), r.user_id, left($12, 64), auth.network_of($6), auth.cut_user_agent($11)
+              auth.calling_role(), r.user_id, left($13, 64), auth.network_of($6), auth.cut_user_agent($12)
          from rotated r)
      select * from rotated"
 );
@@ -221,6 +223,7 @@ impl Request<'_> {
             interval(limit.tolerance).into(),
             interval(limit.step).into(),
             only_device.into(),
+            interval(i64::from(settings::retry_window_seconds()) * 1_000_000).into(),
         ];
         let rows = if settings::audits_everything() {
             arguments.extend([self.user_agent.into(), self.correlation_id.into()]);

@@ -186,6 +186,11 @@ pub fn refresh_idle_ttl_seconds() -> i32 {
     REFRESH_IDLE_TTL.get()
 }
 
+/// Seconds during which the token before is answered with the same successor, where a session says nothing else.
+pub fn retry_window_seconds() -> i32 {
+    RETRY_WINDOW.get()
+}
+
 /// Seconds that an access token proves its session; at most a day.
 pub fn access_token_ttl_seconds() -> i32 {
     ACCESS_TOKEN_TTL.get()

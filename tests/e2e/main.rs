@@ -51,5 +51,6 @@ mod session_policy;
 mod sessions_races;
 mod slugs;
 mod step_up;
+mod shared_tokens;
 mod storage;
 mod tenants;

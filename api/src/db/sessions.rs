@@ -139,6 +139,8 @@ impl Grant {
 pub enum Rotation {
     /// Rotated, or the same successor again.
     Granted(Box<Grant>),
+    /// The token is shared and was given out a moment ago: it stays as it is.
+    Retained(Box<Grant>),
     /// Genuine, but refreshed too often: good again after so many seconds.
     Limited(f64),
     /// Anything else: replayed, revoked, expired, unknown, ahead, device_mismatch. Already committed.
@@ -192,6 +194,8 @@ pub struct Lifetimes {
     pub max_age: Option<f64>,
     /// For a repeated refresh; none: as is set.
     pub retry_window: Option<f64>,
+    /// Whether several tabs share its refresh token, as they do a cookie.
+    pub is_shared: bool,
 }
 
 /// What a sign-up brings, checked.
@@ -243,6 +247,7 @@ impl Db {
             .await?;
         match named(&row, "outcome")? {
             "rotated" | "retried" => Ok(Rotation::Granted(Grant::read(&row)?)),
+            "retained" => Ok(Rotation::Retained(Grant::read(&row)?)),
             "limited" => Ok(Rotation::Limited(named::<Option<f64>>(&row, "retry_after_seconds")?.unwrap_or_default())),
             outcome => Ok(Rotation::Refused(outcome.to_owned())),
         }
@@ -263,7 +268,7 @@ impl Db {
                 organization_slug => $10, organization_description => $11, organization_website => $12, ip => $13, \
                 user_agent => $14, device_hash => $15, device_name => $16, correlation_id => $17, \
                 idle_ttl => make_interval(secs => $18), max_age => make_interval(secs => $19), \
-                retry_window => make_interval(secs => $20)) r \
+                retry_window => make_interval(secs => $20), is_shared => $21) r \
             left join lateral auth.session_profile(r.session_id) p on true";
         let row = self
             .one(
@@ -289,6 +294,7 @@ impl Db {
                     &lifetimes.idle,
                     &lifetimes.max_age,
                     &lifetimes.retry_window,
+                    &lifetimes.is_shared,
                 ],
             )
             .await?;
@@ -338,7 +344,7 @@ impl Db {
                 renewed_salt => $5, renewed_params => $6, renewed_pepper_id => $7, renewed_verifier => $8, \
                 idle_ttl => make_interval(secs => $9), ip => $10, user_agent => $11, device_hash => $12, \
                 device_name => $13, correlation_id => $14, max_age => make_interval(secs => $15), \
-                retry_window => make_interval(secs => $16)) r \
+                retry_window => make_interval(secs => $16), is_shared => $17) r \
             left join lateral auth.session_profile(r.session_id) p on true";
         let row = self
             .one(
@@ -360,6 +366,7 @@ impl Db {
                     &caller.request_id,
                     &lifetimes.max_age,
                     &lifetimes.retry_window,
+                    &lifetimes.is_shared,
                 ],
             )
             .await?;

@@ -9,6 +9,7 @@
 use poem_openapi::Object;
 use serde::Deserialize;
 
+use super::delivery::Delivery;
 use crate::{
     app::App,
     db::Lifetimes,
@@ -34,7 +35,12 @@ pub struct SessionWishes {
 }
 
 /// What to ask the database for. Without `remember_me`, or with true, it is what the service grants everybody.
-pub fn lifetimes(app: &App, remember_me: Option<bool>, wishes: Option<SessionWishes>) -> Result<Lifetimes, Problem> {
+pub fn lifetimes(
+    app: &App,
+    remember_me: Option<bool>,
+    wishes: Option<SessionWishes>,
+    delivery: Delivery,
+) -> Result<Lifetimes, Problem> {
     let wishes = wishes.unwrap_or_default();
     for (wish, refusal) in [
         (wishes.idle_timeout_seconds, "session.idleTimeoutSeconds must be at least 60."),
@@ -55,5 +61,6 @@ pub fn lifetimes(app: &App, remember_me: Option<bool>, wishes: Option<SessionWis
             (wish, most) => wish.or(most),
         },
         retry_window: wishes.retry_window_seconds.map(f64::from),
+        is_shared: delivery == Delivery::Cookie,
     })
 }

@@ -72,9 +72,10 @@ impl LoginApi {
         _page: OwnPage,
         Json(body): Json<LoginRequest>,
     ) -> Result<Delivered<AuthResponse>, Fail<LoginRefusals>> {
-        let lifetimes = lifetimes(&app, body.remember_me, body.session)?;
+        let delivery = body.delivery.unwrap_or_default();
+        let lifetimes = lifetimes(&app, body.remember_me, body.session, delivery)?;
         let (grant, secret) = log_in(&app, &caller, &ticket, &body.email, &body.password, lifetimes).await?;
-        Ok(deliver(&app, *grant, &secret, body.delivery.unwrap_or_default())?)
+        Ok(deliver(&app, *grant, &secret, delivery)?)
     }
 }
 

@@ -55,7 +55,8 @@ impl RefreshApi {
     ///
     /// Safe to repeat: for a while (60 s by default, and until the successor is used) the same token is answered with
     /// the same successor. An older token ends its session. Every refusal is the same. Without a body, the cookie
-    /// `__Secure-auth_refresh` is refreshed, into cookies again; that needs the header `x-csrf-token`.
+    /// `__Secure-auth_refresh` is refreshed, into cookies again; that needs the header `x-csrf-token`. A browser's tabs
+    /// share that cookie, so it is rotated no more often than once in that while.
     #[oai(path = "/api/auth/refresh", method = "post", operation_id = "refresh")]
     async fn refresh(
         &self,
@@ -84,6 +85,7 @@ pub async fn rotate(app: &App, caller: &Caller, token: &str) -> Result<(Box<Gran
     let successor = presented.successor(keys, nonce, next).ok_or(refused.clone())?;
     let grant = match app.db.rotate_session_token(&presented, successor.verifier(), nonce, caller).await? {
         Rotation::Granted(grant) => grant,
+        Rotation::Retained(grant) => return Ok((grant, presented.secret)),
         // Only who holds a good token gets to know.
         Rotation::Limited(seconds) => return Err(Problem::with_retry_after(Code::RateLimited, seconds)),
         Rotation::Refused(outcome) => {

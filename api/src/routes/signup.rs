@@ -130,7 +130,7 @@ impl SignUpApi {
             description: organization.and_then(|new| new.description.as_ref()).map(Text::checked).transpose()?,
             website: organization.and_then(|new| new.website.as_ref()).map(Text::checked).transpose()?,
         };
-        let lifetimes = lifetimes(&app, body.remember_me, body.session)?;
+        let lifetimes = lifetimes(&app, body.remember_me, body.session, body.delivery.unwrap_or_default())?;
         ticket.take(&app, &caller, account.email).await?;
         let verifier = app.passwords.new_verifier(password).await?;
         let secret = TokenSecret::random();

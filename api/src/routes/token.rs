@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{
     Tag,
     answers::TokenPair,
-    delivery::token_pair,
+    delivery::{Delivery, token_pair},
     lifetimes::{SessionWishes, lifetimes},
     login::log_in,
     refresh::rotate,
@@ -81,7 +81,7 @@ impl TokenApi {
     ) -> Result<Json<TokenPair>, Fail<TokenRefusals>> {
         let (grant, secret) = match body {
             TokenRequest::Password(login) => {
-                let lifetimes = lifetimes(&app, login.remember_me, login.session)?;
+                let lifetimes = lifetimes(&app, login.remember_me, login.session, Delivery::Json)?;
                 log_in(&app, &caller, &ticket, &login.email, &login.password, lifetimes).await?
             }
             TokenRequest::RefreshToken(refresh) => {
