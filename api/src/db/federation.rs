@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use deadpool_postgres::tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{AccessGrant, Db, Grant, Profile, bytes, named, sessions::unknown_outcome};
+use super::{AccessGrant, Db, Grant, Lifetimes, Profile, bytes, named, sessions::unknown_outcome};
 use crate::{device::Caller, error::Problem, oidc::Person, refresh_token::TokenSecret};
 
 /// The answer to an ID token.
@@ -28,13 +28,13 @@ impl Db {
         &self,
         person: &Person,
         token: &TokenSecret,
-        idle_seconds: f64,
+        lifetimes: Lifetimes,
         caller: &Caller,
     ) -> Result<Federated, Problem> {
         let sql = "select r.* from auth.open_federated_session(provider => $1, subject => $2, email => $3, \
                 email_verified => true, name => $4, id_token_digest => $5, id_token_expires_at => $6, \
                 token_verifier => $7, authenticated_at => $8, idle_ttl => make_interval(secs => $9), ip => $10, \
-                user_agent => $11, device_hash => $12, device_name => $13, correlation_id => $14) r";
+                user_agent => $11, device_hash => $12, device_name => $13, correlation_id => $14, is_shared => $15) r";
         let row = self
             .one(
                 sql,
@@ -47,12 +47,13 @@ impl Db {
                     &person.expires_at,
                     &token.verifier().as_slice(),
                     &person.authenticated_at as &Option<DateTime<Utc>>,
-                    &idle_seconds,
+                    &lifetimes.idle,
                     &caller.ip,
                     &caller.user_agent,
                     &caller.device_hash.as_ref().map(<[u8; 32]>::as_slice),
                     &caller.device_name,
                     &caller.request_id,
+                    &lifetimes.is_shared,
                 ],
             )
             .await?;

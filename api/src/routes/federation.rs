@@ -20,6 +20,7 @@ use super::{
     Tag,
     answers::AuthResponse,
     delivery::{Delivered, Delivery, deliver},
+    lifetimes::lifetimes,
 };
 use crate::{
     app::App,
@@ -92,8 +93,9 @@ impl FederationApi {
         let federation = app.federation.as_ref().ok_or(Code::FederationNotConfigured)?;
         let nonce = body.nonce.as_ref().map(Text::checked).transpose()?;
         let person = federation.verify(body.credential.checked()?, nonce).await?;
-        let (grant, secret) = open(&app, federation, &caller, &person).await?;
-        Ok(deliver(&app, *grant, &secret, body.delivery.unwrap_or_default())?)
+        let delivery = body.delivery.unwrap_or_default();
+        let (grant, secret) = open(&app, federation, &caller, &person, delivery).await?;
+        Ok(deliver(&app, *grant, &secret, delivery)?)
     }
 
     /// Go to the provider
@@ -145,7 +147,7 @@ impl FederationApi {
         };
         let finished = async {
             let returned = federation.finish(flow, kept.0.as_deref(), &callback).await?;
-            let (grant, secret) = open(&app, federation, &caller, &returned.person).await?;
+            let (grant, secret) = open(&app, federation, &caller, &returned.person, Delivery::Cookie).await?;
             let delivered = deliver(&app, *grant, &secret, Delivery::Cookie)?;
             Ok((returned.return_to, delivered))
         };
@@ -172,10 +174,11 @@ async fn open(
     federation: &Federation,
     caller: &Caller,
     person: &Person,
+    delivery: Delivery,
 ) -> Result<(Box<Grant>, TokenSecret), Problem> {
     let secret = TokenSecret::random();
-    let idle = app.refresh_token_ttl.as_secs_f64();
-    match federation.db.open_federated_session(person, &secret, idle, caller).await? {
+    let lifetimes = lifetimes(app, None, None, delivery)?;
+    match federation.db.open_federated_session(person, &secret, lifetimes, caller).await? {
         Federated::LoggedIn(opened) => match app.db.grant_of(opened).await? {
             Some(grant) => Ok((grant, secret)),
             // Ended before it was answered: by a deactivation, for instance.
