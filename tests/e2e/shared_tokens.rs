@@ -32,7 +32,11 @@ async fn it_stays_for_a_retry_window_and_then_moves_on() {
         let retained = rotate(&service, &second).await;
         assert_eq!((retained.outcome.as_str(), retained.generation, retained.jti), ("retained", Some(1), jti));
         assert_eq!(retained.ticket.as_ref(), Some(&second.ticket), "what was shown stays the current one");
-        assert_eq!(rotate(&service, &first).await.outcome, "retried", "the window is not closed by the successor's use");
+        assert_eq!(
+            rotate(&service, &first).await.outcome,
+            "retried",
+            "the window is not closed by the successor's use"
+        );
     }
     let_time_pass(&admin, first.session_id, "59 seconds").await;
     assert_eq!(rotate(&service, &second).await.outcome, "retained");
