@@ -195,6 +195,9 @@ async fn the_last_use_is_kept_to_the_minute_by_whoever_is_not_in_the_way() {
     let held = holder.transaction().await.unwrap();
     held.execute("select from auth.clients for update", &[]).await.unwrap();
     let services = connections(&db, "auth_service", 8).await;
+    for service in &services {
+        service.batch_execute("set lock_timeout = '2s'").await.unwrap();
+    }
     let all = |client: Client| {
         race(&services, move |_, service| {
             let client = client.clone();
