@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use auth_sessions_tests::http::PASSWORD;
 use auth_sessions_tests::sql::{run, value, values};
+use auth_sessions_tests::tokens::{Secret, random_bytes};
 use auth_sessions_tests::wire::RefreshToken;
 use auth_sessions_tests::{Answer, Api, Server, Session, TestDb};
 use serde_json::{Value, json};
@@ -218,8 +219,26 @@ async fn the_policies_hold_without_the_services_help() {
     assert_eq!(visible(&owner).await, BTreeSet::from([id(&owner), id(&member)]));
     assert_eq!(visible(&member).await, BTreeSet::from([id(&member)]));
     assert_eq!(visible(&rival).await, BTreeSet::from([id(&rival)]));
-    let nobody: i64 = value(&service, "select count(*) from auth.security_events", &[]).await;
-    assert_eq!(nobody, 0);
+    let count = "select count(*) from auth.security_events";
+    assert_eq!(value::<i64>(&service, count, &[]).await, 0);
+    // A personal access token of the owner sees as much as its scopes say.
+    for (scope, seen) in [("sessions:read", false), ("security_events:read", true)] {
+        let (lookup_id, secret) = (random_bytes(16), Secret::random());
+        run(
+            &scene.admin,
+            "insert into auth.personal_access_tokens
+               (user_id, organization_id, name, lookup_id, token_verifier, scopes, expires_at)
+             values ($1, $2, 'siem', $3, $4, array[$5], now() + interval '1 day')",
+            &[&owner.user_id(), &engines, &lookup_id, &secret.verifier(), &scope],
+        )
+        .await;
+        service.batch_execute("begin").await.expect("begin");
+        let assume = "select auth.assume_personal_access_token(lookup_id => $1, token_proof => $2)";
+        run(&service, assume, &[&lookup_id, &secret.proof()]).await;
+        let events: i64 = value(&service, count, &[]).await;
+        service.batch_execute("rollback").await.expect("rollback");
+        assert_eq!(events > 0, seen, "{scope}: {events}");
+    }
 }
 
 #[tokio::test]
