@@ -92,15 +92,17 @@ end
 $$;
 comment on function auth.disable_client is 'Ends a client for good; true when this call did. It is refused from the commit on, like one that does not exist. auth_admin.';
 
--- The right secret is never refused for somebody else's guesses: only wrong ones are counted.
+-- The right secret is never refused for somebody else's guesses: only wrong ones are counted, and limited by network.
 create function auth.authenticate_client(
-  client_id text, client_proof bytea, ip inet, user_agent text, correlation_id text
-) returns boolean
+  client_id text, client_proof bytea, ip inet, user_agent text, correlation_id text,
+  out refusal text, out retry_after interval
+)
   language plpgsql volatile parallel unsafe
   as $$
 declare
   c auth.clients;
-  times int;
+  network text := coalesce(auth.network_of(ip)::text, 'unknown');
+  allowed boolean;
 begin
   if client_id is null or client_proof is null then
     raise exception 'client_id and client_proof must not be null' using errcode = 'null_value_not_allowed',
@@ -114,20 +116,20 @@ begin
   -- A client that does not exist costs the same comparison, with something that is no digest.
   if auth.equal_digests(sha256(client_proof), coalesce(c.secret_verifier, decode(repeat('00', 32), 'hex')))
      and c.client_id is not null and c.disabled_at is null then
-    return true;
+    return;
   end if;
   -- An unknown id is anybody's text: it is counted by network, and never stored.
-  times := auth.count_attempt('client_authentication:' || coalesce(c.client_id, host(auth.network_of(ip)), ''));
-  if times & (times - 1) = 0 then
-    perform auth.record_event(
-      'client_authentication_failed', 'warning', false, correlation_id => correlation_id, ip => ip, user_agent => user_agent,
-      details => jsonb_strip_nulls(jsonb_build_object(
-        'client_id', c.client_id, 'disabled', case when c.disabled_at is not null then true end, 'times', times)));
-  end if;
-  return false;
+  perform auth.record_refusal(
+    auth.count_attempt('client_authentication:' || coalesce(c.client_id, network)), 'client_authentication_failed', 'warning',
+    null, null, null, null, correlation_id, ip, user_agent,
+    jsonb_strip_nulls(jsonb_build_object('client_id', c.client_id,
+                                         'disabled', case when c.disabled_at is not null then true end)));
+  select l.allowed, l.retry_after into allowed, retry_after
+    from auth.take_rate_limit('client_authentication', network, 60, '1 minute', ip, user_agent, correlation_id) l;
+  refusal := case when allowed then 'invalid_client' else 'rate_limited' end;
 end
 $$;
-comment on function auth.authenticate_client is 'Internal. Whether the proof is the client''s and the client is not disabled. Wrong ones are logged at the 1st, 2nd, 4th … time.';
+comment on function auth.authenticate_client is 'Internal. refusal is null when the proof is the client''s and the client is not disabled; otherwise invalid_client, or rate_limited (retry_after) when there were more than 60 wrong ones a minute from this network. Wrong ones are logged at the 1st, 2nd, 4th … time.';
 
 -- To the minute, so that asking seldom writes; and never waited for: another call is writing the same just now.
 create function auth.touch_client(client_id text) returns void
@@ -178,7 +180,7 @@ create function auth.introspect_token(
   ip inet default null, user_agent text default null, correlation_id text default null
 ) returns table (
   outcome text, token_use text, id uuid, sid uuid, user_id uuid, email text, organization_id uuid, roles text[],
-  scopes text[], auth_time timestamptz, amr text[], issued_at timestamptz, expires_at timestamptz)
+  scopes text[], auth_time timestamptz, amr text[], issued_at timestamptz, expires_at timestamptz, retry_after interval)
   language plpgsql volatile parallel unsafe security definer rows 1 set search_path = pg_catalog, pg_temp
   as $$
 #variable_conflict use_column
@@ -191,8 +193,9 @@ declare
   acts_for uuid;
   recovery_max_gap int;
 begin
-  if not auth.authenticate_client(introspect_token.client_id, client_proof, ip, user_agent, correlation_id) then
-    outcome := 'invalid_client';
+  select a.refusal, a.retry_after into outcome, retry_after
+    from auth.authenticate_client(introspect_token.client_id, client_proof, ip, user_agent, correlation_id) a;
+  if outcome is not null then
     return next;
     return;
   end if;
@@ -276,7 +279,7 @@ begin
   return next;
 end
 $$;
-comment on function auth.introspect_token is 'RFC 7662, for a client that proves itself: outcome invalid_client, inactive, or active with what the token stands for now. An access token is proved by its jti, a refresh token by its ticket and proof (active only while a refresh with it would be granted), a personal access token by its proof. Changes nothing of a session: an old refresh token is inactive here, and no replay.';
+comment on function auth.introspect_token is 'RFC 7662, for a client that proves itself: outcome invalid_client, rate_limited (after too many wrong secrets of this network; the right one always passes), inactive, or active with what the token stands for now. An access token is proved by its jti, a refresh token by its ticket and proof (active only while a refresh with it would be granted), a personal access token by its proof. Changes nothing of a session: an old refresh token is inactive here, and no replay.';
 
 create function auth.revoke_token(
   client_id text, client_proof bytea,
@@ -284,7 +287,7 @@ create function auth.revoke_token(
   generation int default null, ticket bytea default null, token_proof bytea default null,
   lookup_id bytea default null,
   ip inet default null, user_agent text default null, correlation_id text default null
-) returns table (outcome text, ended boolean)
+) returns table (outcome text, ended boolean, retry_after interval)
   language plpgsql volatile parallel unsafe security definer rows 1 set search_path = pg_catalog, pg_temp
   as $$
 declare
@@ -294,9 +297,10 @@ declare
   by_client jsonb := jsonb_build_object('client_id', client_id);
   is_genuine boolean;
 begin
-  outcome := 'invalid_client';
   ended := false;
-  if not auth.authenticate_client(revoke_token.client_id, client_proof, ip, user_agent, correlation_id) then
+  select a.refusal, a.retry_after into outcome, retry_after
+    from auth.authenticate_client(revoke_token.client_id, client_proof, ip, user_agent, correlation_id) a;
+  if outcome is not null then
     return next;
     return;
   end if;
@@ -333,4 +337,4 @@ begin
   return next;
 end
 $$;
-comment on function auth.revoke_token is 'RFC 7009, for a client that proves itself and a token that does: ends the session of a refresh token (of any age: its ticket proves that it was ours) or of an access token; or a personal access token. Outcome invalid_client, or done; ended tells whether this call ended something.';
+comment on function auth.revoke_token is 'RFC 7009, for a client that proves itself and a token that does: ends the session of a refresh token (of any age: its ticket proves that it was ours) or of an access token; or a personal access token. Outcome invalid_client, rate_limited, or done; ended tells whether this call ended something.';

@@ -181,6 +181,28 @@ async fn guessing_secrets_fills_no_disk_and_locks_nobody_out() {
     let repeated: i64 =
         value(&admin, "select count(*) from auth.audit_log a where a::text like '%secret-%'", &[]).await;
     assert_eq!(repeated, 0);
+    // More than sixty from one network have to wait; the right secret has not.
+    for guess in 0..25 {
+        outcome(&service, &client.id, &guess.to_string()).await;
+    }
+    assert_eq!(outcome(&service, &client.id, "another").await, "rate_limited");
+    assert_eq!(outcome(&service, &client.id, &client.secret).await, "inactive");
+    let server = Server::start(&db, &[]).await;
+    let wrong = Client { secret: "wrong".into(), ..client.clone() };
+    let mut last = 401;
+    for guess in 0..62 {
+        let path = if guess % 2 == 0 { "/api/auth/introspect" } else { "/api/auth/revoke" };
+        let answer = server.api().form(path, &[("token", "x")], Some(&wrong)).await;
+        last = answer.status;
+        if last == 429 {
+            let answer = answer.expect_problem(429, "rate_limited");
+            assert!(answer.header("retry-after").is_some() && answer.json()["error"] == "temporarily_unavailable");
+        } else {
+            answer.expect_problem(401, "invalid_client");
+        }
+    }
+    assert_eq!(last, 429);
+    server.api().form("/api/auth/introspect", &[("token", "x")], Some(&client)).await.expect(200);
 }
 
 #[tokio::test]

@@ -97,26 +97,26 @@ impl Db {
         token: &AnyToken<'_>,
         caller: &Caller,
     ) -> Result<Option<ActiveToken>, Problem> {
-        let sql = "select * from auth.introspect_token(client_id => $1, client_proof => $2, session_id => $3, \
+        let sql = "select *, extract(epoch from retry_after)::float8 as wait from auth.introspect_token(client_id => $1, client_proof => $2, session_id => $3, \
             jti => $4, generation => $5, ticket => $6, token_proof => $7, lookup_id => $8, ip => $9, \
             user_agent => $10, correlation_id => $11)";
         let row = self.about_token(sql, client, token, caller).await?;
         match named(&row, "outcome")? {
             "active" => Ok(Some(ActiveToken::read(&row)?)),
             "inactive" => Ok(None),
-            outcome => Err(refusal(outcome)),
+            outcome => Err(refusal(outcome, &row)),
         }
     }
 
     /// Ends the session of a token; whether there was one to end.
     pub async fn revoke_token(&self, client: &Client, token: &AnyToken<'_>, caller: &Caller) -> Result<bool, Problem> {
-        let sql = "select * from auth.revoke_token(client_id => $1, client_proof => $2, session_id => $3, \
+        let sql = "select *, extract(epoch from retry_after)::float8 as wait from auth.revoke_token(client_id => $1, client_proof => $2, session_id => $3, \
             jti => $4, generation => $5, ticket => $6, token_proof => $7, lookup_id => $8, ip => $9, \
             user_agent => $10, correlation_id => $11)";
         let row = self.about_token(sql, client, token, caller).await?;
         match named(&row, "outcome")? {
             "done" => named(&row, "ended"),
-            outcome => Err(refusal(outcome)),
+            outcome => Err(refusal(outcome, &row)),
         }
     }
 
@@ -192,8 +192,12 @@ impl Db {
     }
 }
 
-fn refusal(outcome: &str) -> Problem {
+fn refusal(outcome: &str, row: &Row) -> Problem {
     match outcome {
+        "rate_limited" => match named::<Option<f64>>(row, "wait") {
+            Ok(seconds) => Problem::with_retry_after(Code::RateLimited, seconds.unwrap_or_default()),
+            Err(problem) => problem,
+        },
         "invalid_client" => Code::InvalidClient.into(),
         outcome => super::sessions::unknown_outcome(outcome),
     }
