@@ -227,7 +227,7 @@ begin
        where proof.issued_at > clock - auth.setting('access_token_ttl')::interval;
     elsif s.id is not null then
       -- As a refresh would decide; but nothing is locked, nothing is changed, a replay is only inactive, and neither the
-      -- device of who asks matters nor how often the session was refreshed.
+      -- device of who asks matters, nor how often the session was refreshed, nor whether tabs share its token.
       select w.max_gap into recovery_max_gap from auth.recovery_windows w
        where w.closes_at > clock order by w.opened_at desc limit 1;
       select 'refresh_token' into token_use from auth.decide_rotation(
@@ -236,7 +236,7 @@ begin
         introspect_token.generation, presented_verifier,
         auth.equal_digests(introspect_token.ticket,
                            auth.make_ticket(s.lineage_key, introspect_token.generation, presented_verifier)),
-        clock, recovery_max_gap, false, s.refreshes_full_at, 0, interval '1 second') d
+        clock, recovery_max_gap, false, false, s.refreshes_full_at, 0, interval '1 second') d
        where d.decision in ('rotate', 'retry', 'fast_forward');
       -- When the one before the current one was made is not kept.
       issued_at := case when introspect_token.generation = s.generation then coalesce(s.rotated_at, s.created_at) end;
