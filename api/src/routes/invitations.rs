@@ -44,7 +44,7 @@ impl Body for InviteRequest {}
 
 impl Example for InviteRequest {
     fn example() -> Self {
-        Self { email: "grace@example.org".to_owned().into(), role: OrganizationRole::OrganizationMember }
+        Self { email: "grace@example.org".to_owned().into(), role: OrganizationRole::Member }
     }
 }
 

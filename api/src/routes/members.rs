@@ -28,21 +28,25 @@ use crate::{
 
 /// What somebody is in an organization. Owners manage everybody, administrators manage members.
 #[derive(Clone, Copy, Enum, Deserialize)]
-#[oai(rename_all = "SCREAMING_SNAKE_CASE")]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum OrganizationRole {
-    OrganizationOwner,
-    OrganizationAdmin,
-    OrganizationMember,
+    #[oai(rename = "ORGANIZATION_OWNER")]
+    #[serde(rename = "ORGANIZATION_OWNER")]
+    Owner,
+    #[oai(rename = "ORGANIZATION_ADMIN")]
+    #[serde(rename = "ORGANIZATION_ADMIN")]
+    Admin,
+    #[oai(rename = "ORGANIZATION_MEMBER")]
+    #[serde(rename = "ORGANIZATION_MEMBER")]
+    Member,
 }
 
 impl OrganizationRole {
     /// As the database spells it.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::OrganizationOwner => "ORGANIZATION_OWNER",
-            Self::OrganizationAdmin => "ORGANIZATION_ADMIN",
-            Self::OrganizationMember => "ORGANIZATION_MEMBER",
+            Self::Owner => "ORGANIZATION_OWNER",
+            Self::Admin => "ORGANIZATION_ADMIN",
+            Self::Member => "ORGANIZATION_MEMBER",
         }
     }
 }
@@ -102,7 +106,7 @@ impl Body for ChangeRoleRequest {}
 
 impl Example for ChangeRoleRequest {
     fn example() -> Self {
-        Self { role: OrganizationRole::OrganizationAdmin }
+        Self { role: OrganizationRole::Admin }
     }
 }
 
