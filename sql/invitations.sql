@@ -77,7 +77,7 @@ begin
   perform auth.queue_mail(
     'organization_invitation', email,
     jsonb_build_object('token', secret, 'role', role, 'expires_at', expires_at,
-                       'organization', (select o.name from auth.organizations o where o.id = invite_member.organization_id)),
+                       'organization_name', (select o.name from auth.organizations o where o.id = invite_member.organization_id)),
     lifetime => expires_at - created_at);
   perform auth.record_event('organization_member_invited', 'info', true, null, organization_id,
                             correlation_id => correlation_id, ip => ip, user_agent => user_agent,

@@ -185,7 +185,7 @@ async fn the_token_is_in_the_mail_and_nowhere_else() {
     assert!(token.starts_with("aso_") && token.len() == 47, "{token}");
     let mail = "select variables - 'token' - 'expires_at' from auth.mail_outbox where recipient = 'bob@example.org'";
     let variables: String = value(&scene.admin, &format!("select ({mail})::text"), &[]).await;
-    assert_eq!(variables, r#"{"role": "ORGANIZATION_MEMBER", "organization": "ours"}"#);
+    assert_eq!(variables, r#"{"role": "ORGANIZATION_MEMBER", "organization_name": "ours"}"#);
     for table in ["organization_invitations", "audit_log", "one_time_tokens"] {
         let holds = format!("select count(*) from auth.{table} t where t::text like '%' || $1 || '%'");
         assert_eq!(value::<i64>(&scene.admin, &holds, &[&&token[4..]]).await, 0, "{table}");

@@ -1,6 +1,7 @@
 //! Organizations over HTTP: the way of a team from its founding to a member's end, and every refusal on it.
 
 use auth_sessions_tests::http::PASSWORD;
+use auth_sessions_tests::mail::{MailServer, mailing_server};
 use auth_sessions_tests::tenants::mailed_token;
 use auth_sessions_tests::wire::parse_jwt;
 use auth_sessions_tests::{Answer, Api, Server, Session, TestDb};
@@ -384,4 +385,25 @@ async fn lists_go_from_page_to_page() {
         seen.dedup();
         assert_eq!(seen.len(), all, "{list}");
     }
+}
+
+#[tokio::test]
+async fn an_invitation_arrives_by_mail_and_its_link_works() {
+    let (db, post) = (TestDb::create().await, MailServer::start().await);
+    let server = mailing_server(&db, post.port(), &[]).await;
+    let api = server.api();
+    let (ada, ours) = found(&api, "ada@example.org", "ours").await;
+    for role in ["ORGANIZATION_MEMBER", "ORGANIZATION_ADMIN"] {
+        let body = json!({"email": "grace@example.org", "role": role});
+        api.post(&format!("{ORGANIZATIONS}/{ours}/invitations"), &body, &ada.access_token).await.expect(201);
+    }
+    let mails = post.wait_for("grace@example.org", 2).await;
+    let mail = mails.iter().find(|mail| mail.text("text").contains("administrator")).expect("the second mail");
+    assert_eq!(mail.header("subject"), "An invitation to ours");
+    let link = format!("https://app.example/account/accept-invitation#token={}", mail.token());
+    assert!(mail.text("text").contains(&link), "{}", mail.text("text"));
+    let grace = api.signup("grace@example.org").await;
+    let joined = api.post(ACCEPT, &json!({"token": mail.token()}), &grace.access_token).await.expect(200).json();
+    assert_eq!(joined["organization"]["role"], "ORGANIZATION_ADMIN");
+    assert!(!server.log().contains(&mail.token()) && !db.log().contains(&mail.token()));
 }
