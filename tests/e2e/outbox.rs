@@ -255,6 +255,8 @@ async fn a_strangers_request_holds_nobody_up() {
     let db = TestDb::create().await;
     let (service, mut stranger) = (db.connect_as("auth_service").await, db.connect_as("auth_service").await);
     sign_up(&service, "ada@example.org").await;
+    // The database's own secret is made by the first who needs it.
+    log_in(&service, "ada@example.org", auth_sessions_tests::tokens::PASSWORD).await;
     let open = stranger.transaction().await.unwrap();
     open.execute("select auth.request_password_reset('ada@example.org')", &[]).await.unwrap();
     open.execute("select auth.resend_verification('ada@example.org')", &[]).await.unwrap();
