@@ -189,6 +189,10 @@ async fn a_login_from_a_new_device_is_a_security_event() {
             value(&admin, "select count(*) from auth.security_events where action = 'new_device_login'", &[]).await;
         (all, rows)
     };
+    let first = "select outcome from auth.sign_up(
+        email => 'bob@example.org', name => 'Bob', user_type => null, password_salt => sha256('salt'), password_params => 'm=1',
+        pepper_id => 1, password_verifier => sha256('v'), token_verifier => sha256('t'), device_hash => $1)";
+    assert_eq!(value::<String>(&service, first, &[&device("phone")]).await, "signed_up");
     assert_eq!(told().await.0, 0, "signing up is no news");
     let phone = log_in_from(&service, &device("phone")).await;
     let (all, row) = told().await;
