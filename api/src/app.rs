@@ -282,7 +282,9 @@ fn set_headers(response: &mut Response, id: &RequestId) {
 
 /// Which operations each path has, by method. For the 405, in which poem does not say, and for what has to be known of a
 /// request before poem finds its operation.
-struct Operations(Vec<(Vec<String>, Vec<(Method, String)>)>);
+struct Operations(Vec<(Vec<String>, Vec<NamedOperation>)>);
+
+type NamedOperation = (Method, String);
 
 impl Operations {
     fn of<T: OpenApi>() -> Self {
@@ -297,7 +299,7 @@ impl Operations {
         Self(paths.map(path).collect())
     }
 
-    fn at(&self, path: &str) -> impl Iterator<Item = &(Method, String)> {
+    fn at(&self, path: &str) -> impl Iterator<Item = &NamedOperation> {
         let segments: Vec<&str> = path.split('/').collect();
         let same = move |pattern: &[String]| {
             let fits = |(pattern, segment): (&String, &&str)| pattern.starts_with('{') || pattern == segment;

@@ -52,7 +52,7 @@ pub fn lifetimes(
     }
     let granted = app.refresh_token_ttl.as_secs_f64();
     let wished = wishes.idle_timeout_seconds.map_or(granted, |seconds| granted.min(seconds.into()));
-    let at_most = (remember_me == Some(false)).then(|| app.unremembered_ttl.as_secs_f64());
+    let at_most = (remember_me == Some(false)).then_some(app.unremembered_ttl.as_secs_f64());
     let max_age = wishes.max_age_seconds.map(f64::from);
     Ok(Lifetimes {
         idle: at_most.map_or(wished, |most| wished.min(most)),
