@@ -91,6 +91,24 @@ async fn a_token_shown_at_once_logs_in_once() {
     }
 }
 
+#[tokio::test]
+async fn on_a_computer_of_others_the_session_ends_sooner() {
+    let scene = scene().await;
+    let ends = async |more: Value| {
+        let mut body = json!({"credential": scene.provider.token(&person("1", "ada@example.org")).await});
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let answer = scene.server.api().post("/api/auth/google", &body, "").await.expect(200).json();
+        answer["refreshTokenExpiresAt"].as_str().expect("a time").to_owned()
+    };
+    let (remembered, wish) = (ends(json!({"rememberMe": true})).await, json!({"session": {"idleTimeoutSeconds": 60}}));
+    let (unremembered, short) = (ends(json!({"rememberMe": false})).await, ends(wish).await);
+    assert!(short < unremembered && unremembered < remembered, "{short} {unremembered} {remembered}");
+    let token = scene.provider.token(&person("1", "ada@example.org")).await;
+    let body = json!({"credential": token, "session": {"idleTimeoutSeconds": 1}});
+    scene.server.api().post("/api/auth/google", &body, "").await.expect_problem(422, "invalid_request");
+    scene.show(&token).await.expect(200);
+}
+
 /// Claims with one member changed; null takes it away.
 fn but(claims: &Value, member: &str, value: Value) -> Value {
     let mut changed = claims.clone();

@@ -34,7 +34,8 @@ impl Db {
         let sql = "select r.* from auth.open_federated_session(provider => $1, subject => $2, email => $3, \
                 email_verified => true, name => $4, id_token_digest => $5, id_token_expires_at => $6, \
                 token_verifier => $7, authenticated_at => $8, idle_ttl => make_interval(secs => $9), ip => $10, \
-                user_agent => $11, device_hash => $12, device_name => $13, correlation_id => $14, is_shared => $15) r";
+                user_agent => $11, device_hash => $12, device_name => $13, correlation_id => $14, is_shared => $15, \
+                max_age => make_interval(secs => $16), retry_window => make_interval(secs => $17)) r";
         let row = self
             .one(
                 sql,
@@ -54,6 +55,8 @@ impl Db {
                     &caller.device_name,
                     &caller.request_id,
                     &lifetimes.is_shared,
+                    &lifetimes.max_age,
+                    &lifetimes.retry_window,
                 ],
             )
             .await?;

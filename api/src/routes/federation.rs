@@ -20,16 +20,16 @@ use super::{
     Tag,
     answers::AuthResponse,
     delivery::{Delivered, Delivery, deliver},
-    lifetimes::lifetimes,
+    lifetimes::{SessionWishes, lifetimes},
 };
 use crate::{
     app::App,
     cookies,
-    db::{Federated, Grant},
+    db::{Federated, Grant, Lifetimes},
     device::Caller,
     error::{BODY, Code, DATABASE, Fail, Problem, refusals},
     field::{IdToken, Nonce, ReturnTo, Text},
-    json::{Body, Json},
+    json::{self, Body, Json},
     oidc::{Callback, CodeFlow, Federation, Person, STATE_COOKIE, forget},
     origin::OwnPage,
     refresh_token::TokenSecret,
@@ -46,6 +46,10 @@ struct FederatedLoginRequest {
     nonce: Option<Text<Nonce>>,
     /// `json` when left out.
     delivery: Option<Delivery>,
+    /// False on a computer of others: the session ends sooner (`UNREMEMBERED_TTL_SECONDS`).
+    remember_me: Option<bool>,
+    #[serde(default, deserialize_with = "json::object")]
+    session: Option<SessionWishes>,
 }
 
 impl Body for FederatedLoginRequest {}
@@ -58,6 +62,8 @@ impl Example for FederatedLoginRequest {
                 .into(),
             nonce: Some("n-0S6_WzA2Mj".to_owned().into()),
             delivery: Some(Delivery::Json),
+            remember_me: Some(true),
+            session: None,
         }
     }
 }
@@ -66,10 +72,10 @@ refusals!(GoogleRefusals: BODY, DATABASE, [
     Code::InvalidIdToken, Code::CrossSiteRequest, Code::FederationNotConfigured, Code::EmailNotLinkable,
     Code::IdentityProviderUnavailable,
 ]);
-refusals!(StartRefusals: [
+refusals!(StartRefusals: DATABASE, [
     Code::BadRequest, Code::FederationNotConfigured, Code::InvalidReturnTo, Code::IdentityProviderUnavailable,
 ]);
-refusals!(CallbackRefusals: [Code::BadRequest, Code::FederationNotConfigured]);
+refusals!(CallbackRefusals: DATABASE, [Code::BadRequest, Code::FederationNotConfigured]);
 
 /// Federated logins.
 pub struct FederationApi;
@@ -91,10 +97,11 @@ impl FederationApi {
         Json(body): Json<FederatedLoginRequest>,
     ) -> Result<Delivered<AuthResponse>, Fail<GoogleRefusals>> {
         let federation = app.federation.as_ref().ok_or(Code::FederationNotConfigured)?;
+        let delivery = body.delivery.unwrap_or_default();
+        let lifetimes = lifetimes(&app, body.remember_me, body.session, delivery)?;
         let nonce = body.nonce.as_ref().map(Text::checked).transpose()?;
         let person = federation.verify(body.credential.checked()?, nonce).await?;
-        let delivery = body.delivery.unwrap_or_default();
-        let (grant, secret) = open(&app, federation, &caller, &person, delivery).await?;
+        let (grant, secret) = open(&app, federation, &caller, &person, lifetimes).await?;
         Ok(deliver(&app, *grant, &secret, delivery)?)
     }
 
@@ -147,7 +154,8 @@ impl FederationApi {
         };
         let finished = async {
             let returned = federation.finish(flow, kept.0.as_deref(), &callback).await?;
-            let (grant, secret) = open(&app, federation, &caller, &returned.person, Delivery::Cookie).await?;
+            let lifetimes = lifetimes(&app, None, None, Delivery::Cookie)?;
+            let (grant, secret) = open(&app, federation, &caller, &returned.person, lifetimes).await?;
             let delivered = deliver(&app, *grant, &secret, Delivery::Cookie)?;
             Ok((returned.return_to, delivered))
         };
@@ -174,10 +182,9 @@ async fn open(
     federation: &Federation,
     caller: &Caller,
     person: &Person,
-    delivery: Delivery,
+    lifetimes: Lifetimes,
 ) -> Result<(Box<Grant>, TokenSecret), Problem> {
     let secret = TokenSecret::random();
-    let lifetimes = lifetimes(app, None, None, delivery)?;
     match federation.db.open_federated_session(person, &secret, lifetimes, caller).await? {
         Federated::LoggedIn(opened) => match app.db.grant_of(opened).await? {
             Some(grant) => Ok((grant, secret)),
