@@ -133,12 +133,13 @@ begin
     outcome := 'step_up_required';
     return;
   end if;
+  -- Guesses at once are judged one after another, so that no more of them count than are free.
+  select x.* into u from auth.users x where x.id = caller for no key update;
   retry_after := auth.locked_for(subject);
   if retry_after is not null then
     outcome := 'locked';
     return;
   end if;
-  select x.* into u from auth.users x where x.id = caller for no key update;
   if u.verifier_version <> change_password.verifier_version then
     outcome := 'stale';
     return;

@@ -205,6 +205,9 @@ async fn it_ends_with_its_user_and_with_the_membership_it_acts_for() {
     world.sessions(&adas).await.expect(200);
     world.admin.execute("update auth.users set disabled_at = now()", &[]).await.expect("disabled");
     world.sessions(&adas).await.expect_problem(401, "invalid_access_token");
+    // For good: not only as long as the account stays disabled.
+    let live = "select count(*) from auth.personal_access_tokens where revoked_at is null";
+    assert_eq!(value::<i64>(&world.admin, live, &[]).await, 0);
 }
 
 #[tokio::test]

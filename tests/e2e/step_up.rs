@@ -3,7 +3,8 @@
 use auth_sessions_tests::http::PASSWORD;
 use auth_sessions_tests::sql::{let_authentication_age, value, values};
 use auth_sessions_tests::wire::{RefreshToken, parse_jwt};
-use auth_sessions_tests::{Answer, Api, Server, Session, TestDb, all_at_once};
+use auth_sessions_tests::oidc::{federation_url, person};
+use auth_sessions_tests::{Answer, Api, OidcProvider, Server, Session, TestDb, all_at_once};
 use serde_json::json;
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -190,4 +191,40 @@ async fn an_account_without_a_password_is_refused_like_a_wrong_one() {
         .await
         .expect("no password");
     step_up(&api, &session.access_token, PASSWORD).await.expect_problem(401, "invalid_credentials");
+}
+
+#[tokio::test]
+async fn an_account_of_a_provider_steps_up_by_a_fresh_id_token_of_its_own() {
+    let (db, provider) = (TestDb::create().await, OidcProvider::start().await);
+    let url = federation_url(&db);
+    let server = Server::start(&db, &provider.settings(&url, &[])).await;
+    let (api, admin) = (server.api(), db.superuser().await);
+    let token = async |subject: &str| provider.token(&person(subject, &format!("{subject}@example.org"))).await;
+    let log_in = json!({"credential": token("ada").await});
+    let session = api.post("/api/auth/google", &log_in, "").await.expect(200).session();
+    let_authentication_age(&admin, "1 hour").await;
+    make_token(&api, &session.access_token).await.expect_problem(401, "step_up_required");
+    let show = async |id_token: &str| {
+        api.post("/api/auth/step-up", &json!({"credential": id_token}), &session.access_token).await
+    };
+
+    show(&token("eve").await).await.expect_problem(401, "invalid_id_token");
+    show("nonsense").await.expect_problem(401, "invalid_id_token");
+    let both = json!({"credential": token("ada").await, "password": PASSWORD});
+    api.post("/api/auth/step-up", &both, &session.access_token).await.expect_problem(422, "invalid_request");
+    api.post("/api/auth/step-up", &json!({}), &session.access_token).await.expect_problem(422, "invalid_request");
+    let fresh = token("ada").await;
+    let answer = show(&fresh).await.expect(200).json();
+    make_token(&api, answer["accessToken"].as_str().expect("a token")).await.expect(201);
+    show(&fresh).await.expect_problem(401, "invalid_id_token");
+    // The session is the same, with its refresh token.
+    api.refresh(&session.refresh_token).await.expect(200);
+}
+
+#[tokio::test]
+async fn without_a_provider_there_is_no_step_up_by_one() {
+    let (_db, _server, api, admin) = start().await;
+    let session = verified(&api, &admin, "ada@example.org").await;
+    let answer = api.post("/api/auth/step-up", &json!({"credential": "x.y.z"}), &session.access_token).await;
+    answer.expect_problem(404, "federation_not_configured");
 }

@@ -7,7 +7,7 @@ use deadpool_postgres::tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{AccessGrant, Db, Grant, Lifetimes, Profile, bytes, named, sessions::unknown_outcome};
-use crate::{device::Caller, error::Problem, oidc::Person, refresh_token::TokenSecret};
+use crate::{credential::SessionCredential, device::Caller, error::Problem, oidc::Person, refresh_token::TokenSecret};
 
 /// The answer to an ID token.
 pub enum Federated {
@@ -17,6 +17,16 @@ pub enum Federated {
     Refused(String),
     /// There is an account with the address that must not be given away by it.
     EmailNotLinkable,
+}
+
+/// The answer to a step-up by ID token.
+pub enum FederatedStepUp {
+    /// Proved; the session goes on.
+    SteppedUp(Opened),
+    /// The token is somebody else's, too old, or was shown before.
+    Refused(String),
+    /// The session is over.
+    Ended,
 }
 
 /// An open session; whose it is, is not known yet.
@@ -70,23 +80,65 @@ impl Db {
         }
     }
 
-    /// Whose it is, by its proof. None: it has been ended already.
-    pub async fn grant_of(&self, Opened(session): Opened) -> Result<Option<Box<Grant>>, Problem> {
+    /// Moves a session's `auth_time`, for an ID token of its own user; once.
+    pub async fn step_up_federated(
+        &self,
+        who: &SessionCredential,
+        person: &Person,
+        caller: &Caller,
+    ) -> Result<FederatedStepUp, Problem> {
+        let sql = "select r.* from auth.step_up_federated(session_id => $1, jti => $2, provider => $3, subject => $4, \
+                id_token_digest => $5, id_token_expires_at => $6, authenticated_at => $7, ip => $8, user_agent => $9, \
+                correlation_id => $10) r";
+        let row = self
+            .one(
+                sql,
+                &[
+                    &who.session_id,
+                    &who.jti,
+                    &person.provider,
+                    &person.subject,
+                    &person.digest.as_slice(),
+                    &person.expires_at,
+                    // Who asks for a token now without saying when they proved it, did so when it was issued.
+                    &person.authenticated_at.unwrap_or(person.issued_at),
+                    &caller.ip,
+                    &caller.user_agent,
+                    &caller.request_id,
+                ],
+            )
+            .await?;
+        match named(&row, "outcome")? {
+            "stepped_up" => Ok(FederatedStepUp::SteppedUp(Opened(row))),
+            "ended" => Ok(FederatedStepUp::Ended),
+            outcome => Ok(FederatedStepUp::Refused(outcome.to_owned())),
+        }
+    }
+
+    /// What an access token for that session is made of, by the session's proof. None: it has been ended already.
+    pub async fn access_of(&self, Opened(session): &Opened) -> Result<Option<AccessGrant>, Problem> {
         // The case makes the second call need the first one's row: the planner may not turn them round.
         let sql = "select p.* from auth.assume_session(session_id => $1, jti => $2) a \
             join lateral auth.session_profile(case when a.user_id is not null then $1 end) p on true";
-        let (session_id, jti): (Uuid, Uuid) = (named(&session, "session_id")?, named(&session, "jti")?);
+        let (session_id, jti): (Uuid, Uuid) = (named(session, "session_id")?, named(session, "jti")?);
         let Some(profile) = self.optional(sql, &[&session_id, &jti]).await? else { return Ok(None) };
+        Ok(Some(AccessGrant {
+            session_id,
+            jti,
+            issued_at: named(session, "issued_at")?,
+            auth_time: named(session, "auth_time")?,
+            amr: named(session, "amr")?,
+            access_expires_at: named(session, "access_expires_at")?,
+            profile: Profile::read(&profile)?,
+        }))
+    }
+
+    /// The same, with what its refresh token is made of.
+    pub async fn grant_of(&self, opened: Opened) -> Result<Option<Box<Grant>>, Problem> {
+        let Some(access) = self.access_of(&opened).await? else { return Ok(None) };
+        let Opened(session) = opened;
         Ok(Some(Box::new(Grant {
-            access: AccessGrant {
-                session_id,
-                jti,
-                issued_at: named(&session, "issued_at")?,
-                auth_time: named(&session, "auth_time")?,
-                amr: named(&session, "amr")?,
-                access_expires_at: named(&session, "access_expires_at")?,
-                profile: Profile::read(&profile)?,
-            },
+            access,
             generation: named(&session, "generation")?,
             ticket: bytes(&session, "ticket")?,
             rotation_nonce: None,

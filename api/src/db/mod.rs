@@ -36,7 +36,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use self::acting::Scope;
 pub use self::clients::{ActiveToken, AnyToken, ListedClient};
-pub use self::federation::Federated;
+pub use self::federation::{Federated, FederatedStepUp};
 pub use self::invitations::{Invitation, Joined};
 pub use self::limits::{Asked, Taken};
 pub use self::members::{Member, MemberSession};

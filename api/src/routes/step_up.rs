@@ -14,30 +14,41 @@ use super::{
 use crate::{
     app::App,
     credential::SessionCredential,
-    db::StepUp,
+    db::{AccessGrant, FederatedStepUp, StepUp},
     device::Caller,
     error::{BODY, CREDENTIAL, CSRF, Code, DATABASE, Fail, Problem, SESSION, refusals},
-    field::{LoginPassword, Text},
+    field::{IdToken, LoginPassword, Nonce, Text},
     json::{Body, Json},
 };
 
-/// The password of the user who is logged in.
+/// Once more, a proof of the user who is logged in: the password, or an ID token of the provider that the account is
+/// linked with.
 #[derive(Object, Deserialize)]
 #[oai(rename_all = "camelCase", deny_unknown_fields, example)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct StepUpRequest {
-    password: Text<LoginPassword>,
+    password: Option<Text<LoginPassword>>,
+    /// As at `/api/auth/google`; accepted once, and only when the user proved themself to the provider a moment ago.
+    credential: Option<Text<IdToken>>,
+    /// What the app asked the provider to put into the credential.
+    nonce: Option<Text<Nonce>>,
 }
 
 impl Body for StepUpRequest {}
 
 impl Example for StepUpRequest {
     fn example() -> Self {
-        Self { password: "correct horse battery staple".to_owned().into() }
+        let password = "correct horse battery staple".to_owned();
+        Self { password: Some(password.into()), credential: None, nonce: None }
     }
 }
 
-refusals!(StepUpRefusals: BODY, CREDENTIAL, SESSION, CSRF, DATABASE, [Code::InvalidCredentials, Code::AccountLocked]);
+refusals!(StepUpRefusals: BODY, CREDENTIAL, SESSION, CSRF, DATABASE, [
+    Code::InvalidCredentials, Code::AccountLocked, Code::InvalidIdToken, Code::FederationNotConfigured,
+    Code::IdentityProviderUnavailable,
+]);
+
+const ONE_PROOF: (Code, &str) = (Code::InvalidRequest, "Give either a password or a credential.");
 
 /// Stepping up.
 pub struct StepUpApi;
@@ -56,8 +67,16 @@ impl StepUpApi {
         credential: SessionCredential,
         Json(body): Json<StepUpRequest>,
     ) -> Result<Delivered<AccessTokenResponse>, Fail<StepUpRefusals>> {
-        let password = body.password.checked()?;
         let delivery = if credential.by_cookie { Delivery::Cookie } else { Delivery::Json };
+        let password = match (&body.password, &body.credential) {
+            (Some(password), None) => password.checked()?,
+            (None, Some(id_token)) => {
+                let nonce = body.nonce.as_ref().map(Text::checked).transpose()?;
+                let grant = by_id_token(&app, &credential, &caller, id_token.checked()?, nonce).await?;
+                return Ok(deliver_access(&app, &grant, delivery)?);
+            }
+            _ => return Err(ONE_PROOF.into()),
+        };
         // As at login: the password may change between the database's two answers.
         for _ in 0..2 {
             match attempt(&app, &credential, &caller, password).await? {
@@ -82,4 +101,23 @@ async fn attempt(app: &App, who: &SessionCredential, caller: &Caller, password: 
     let Some(stored) = challenge.password else { return Ok(StepUp::Refused) };
     let proof = app.passwords.proof(password, stored.salt, &stored.params, stored.pepper_id).await?;
     app.db.complete_step_up(who, challenge.verifier_version, proof, caller).await
+}
+
+async fn by_id_token(
+    app: &App,
+    who: &SessionCredential,
+    caller: &Caller,
+    id_token: &str,
+    nonce: Option<&str>,
+) -> Result<AccessGrant, Problem> {
+    let federation = app.federation.as_ref().ok_or(Code::FederationNotConfigured)?;
+    let person = federation.verify(id_token, nonce).await?;
+    match federation.db.step_up_federated(who, &person, caller).await? {
+        FederatedStepUp::SteppedUp(opened) => app.db.access_of(&opened).await?.ok_or(Code::InvalidAccessToken.into()),
+        FederatedStepUp::Ended => Err(Code::InvalidAccessToken.into()),
+        FederatedStepUp::Refused(reason) => {
+            tracing::info!(reason, "a step-up by ID token was refused");
+            Err(Code::InvalidIdToken.into())
+        }
+    }
 }
