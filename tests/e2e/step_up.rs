@@ -1,9 +1,9 @@
 //! Step-up: a stale session proves its user once more. The same session goes on, and the database agrees.
 
 use auth_sessions_tests::http::PASSWORD;
+use auth_sessions_tests::oidc::{federation_url, person};
 use auth_sessions_tests::sql::{let_authentication_age, value, values};
 use auth_sessions_tests::wire::{RefreshToken, parse_jwt};
-use auth_sessions_tests::oidc::{federation_url, person};
 use auth_sessions_tests::{Answer, Api, OidcProvider, Server, Session, TestDb, all_at_once};
 use serde_json::json;
 use tokio_postgres::Client;
