@@ -1,10 +1,11 @@
 //! No token, password, proof or key in any log, neither the service's nor PostgreSQL's, however much is logged.
 
 use auth_sessions_tests::http::PASSWORD;
+use auth_sessions_tests::mail::{MailServer, mailing_server};
 use auth_sessions_tests::server::{HMAC_KEY, JWT_SEED, PEPPER, key};
 use auth_sessions_tests::tokens::{Secret, sha256};
 use auth_sessions_tests::wire::RefreshToken;
-use auth_sessions_tests::{Server, Session, TestDb, eventually};
+use auth_sessions_tests::{Api, Server, Session, TestDb, eventually};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use reqwest::Method;
@@ -35,6 +36,27 @@ fn secrets_of(session: &Session) -> Vec<String> {
     secrets
 }
 
+/// Links of every kind, used rightly and wrongly, of another user than the sessions'; what was in them.
+async fn leave_traces_of_mail(api: &Api, post: &MailServer) -> Vec<String> {
+    let bob = api.signup("bob@example.org").await;
+    let verification = post.wait_for("bob@example.org", 1).await.remove(0).token();
+    api.post("/api/auth/email/verify", &json!({"token": [verification]}), "").await.expect(422);
+    api.post("/api/auth/email/verify", &json!({"token": verification}), "").await.expect(200);
+    api.get(&format!("/api/auth/email/verify?token={verification}"), "").await.expect(405);
+    let new_email = json!({"newEmail": "bob2@example.org"});
+    api.post("/api/auth/email/change", &new_email, &bob.access_token).await.expect(202);
+    let change = post.wait_for("bob2@example.org", 1).await.remove(0).token();
+    api.post("/api/auth/email/change/confirm", &json!({"token": change}), &bob.access_token).await.expect(200);
+    api.post("/api/auth/password/forgot", &json!({"email": "bob2@example.org"}), "").await.expect(202);
+    let reset = post.wait_for("bob2@example.org", 2).await.remove(1).token();
+    for status in [200, 422] {
+        let body = json!({"token": reset, "password": "hunter3-hunter3"});
+        api.post("/api/auth/password/reset", &body, "").await.expect(status);
+    }
+    post.wait_for("bob2@example.org", 3).await;
+    vec![verification, change, reset]
+}
+
 async fn leave_traces(format: &str) {
     let db = TestDb::create().await;
     // Everything that PostgreSQL can be asked to log, but for what log_parameter_max_length = 0 is there to keep out.
@@ -46,7 +68,8 @@ async fn leave_traces(format: &str) {
     ] {
         db.set(parameter, value).await;
     }
-    let server = Server::start(&db, &[("RUST_LOG", "trace"), ("LOG_FORMAT", format)]).await;
+    let post = MailServer::start().await;
+    let server = mailing_server(&db, post.port(), &[("RUST_LOG", "trace"), ("LOG_FORMAT", format)]).await;
     let api = server.api();
 
     let mut sessions = vec![api.signup("ada@example.org").await];
@@ -70,6 +93,7 @@ async fn leave_traces(format: &str) {
     let request =
         api.request(Method::GET, "/api/auth/me").header("x-request-id", token).header("cookie", format!("a={token}"));
     api.send(request.bearer_auth(token)).await.expect(401);
+    let links = leave_traces_of_mail(&api, &post).await;
     let broken = "alter table auth.sessions add constraint made_to_fail check (generation < 1) not valid";
     let admin = db.superuser().await;
     admin.batch_execute(broken).await.expect("a constraint");
@@ -82,13 +106,18 @@ async fn leave_traces(format: &str) {
     eventually("the log is written", async || server.log().contains("the-last-request")).await;
 
     let mut secrets: Vec<String> = sessions.iter().flat_map(secrets_of).collect();
-    secrets.extend([PASSWORD, "hunter2-hunter2"].map(str::to_owned));
+    secrets.extend([PASSWORD, "hunter2-hunter2", "hunter3-hunter3"].map(str::to_owned));
+    for link in &links {
+        secrets.push(link.clone());
+        let proof = sha256(link.as_bytes());
+        secrets.extend(spellings(&sha256(&proof)).into_iter().chain(spellings(&proof)));
+    }
     for bytes in [HMAC_KEY, PEPPER, JWT_SEED] {
         secrets.push(key(&bytes));
         secrets.extend(spellings(&bytes));
     }
     secrets.push(db.cluster().password("auth_service"));
-    let verifier = "select password_verifier from auth.users";
+    let verifier = "select password_verifier from auth.users where email = 'ada@example.org'";
     let verifier: Vec<u8> = admin.query_one(verifier, &[]).await.expect("Ada").get(0);
     secrets.extend(spellings(&verifier));
     let (service_log, database_log) = (server.log(), db.log());
@@ -106,11 +135,12 @@ async fn leave_traces(format: &str) {
         );
     }
 
-    // Nor does the database hold, in any column of any table, what opens a session.
+    // Nor does the database hold, in any column of any table, what opens a session, or a link once it is sent.
     let tables = "select relname::text from pg_class where relnamespace = 'auth'::regnamespace and relkind in ('r', 'p') and not relispartition";
     for table in admin.query(tables, &[]).await.expect("tables").iter().map(|row| row.get::<_, String>(0)) {
         let rows = admin.query(&format!("select t::text from auth.{table} t"), &[]).await.expect("rows");
         for row in rows.iter().map(|row| row.get::<_, String>(0)) {
+            assert!(links.iter().all(|link| !row.contains(link.as_str())), "auth.{table} holds a link: {row}");
             for session in &sessions {
                 let secret = RefreshToken::parse(&session.refresh_token).secret;
                 for hidden in [secret.clone(), sha256(&secret)]

@@ -235,6 +235,44 @@ async fn a_server_that_cannot_encrypt_gets_nothing_unless_it_is_allowed() {
     assert_eq!(post.all().len(), 0);
 }
 
+/// A certificate for 127.0.0.1 that nobody but itself vouches for, and its key.
+fn certificate(directory: &std::path::Path) -> (String, String) {
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| directory.join(name).to_str().expect("a path").to_owned());
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args(["-subj", "/CN=mail", "-addext", "subjectAltName=IP:127.0.0.1", "-addext"])
+        .args(["basicConstraints=critical,CA:FALSE", "-keyout", &key, "-out", &cert])
+        .output()
+        .expect("openssl");
+    assert!(made.status.success(), "{made:?}");
+    (cert, key)
+}
+
+#[tokio::test]
+async fn encryption_is_used_and_the_servers_certificate_checked() {
+    let db = TestDb::create().await;
+    let admin = db.superuser().await;
+    let directory = std::env::temp_dir().join(format!("auth_sessions-{}", db.name()));
+    std::fs::create_dir(&directory).expect("a directory");
+    let (cert, key) = certificate(&directory);
+    let post = MailServer::start_with(&["--cert", &cert, "--key", &key]).await;
+    let mut stranger = mailing_server(&db, post.port(), &[("SMTP_TLS", "starttls")]).await;
+    stranger.api().signup("ada@example.org").await;
+    becomes(&admin, "ada@example.org", "waits").await;
+    let error: String = value(&admin, "select last_error from auth.mail_outbox", &[]).await;
+    assert!(error.contains("certificate"), "{error}");
+    assert_eq!(post.all().len(), 0);
+    stranger.terminate();
+    stranger.ended().await;
+
+    let trusting = [("SMTP_TLS", "starttls"), ("SSL_CERT_FILE", cert.as_str())];
+    let _server = mailing_server(&db, post.port(), &trusting).await;
+    let_time_pass(&admin, "1 hour").await;
+    let mail = post.wait_for("ada@example.org", 1).await.remove(0);
+    assert_eq!(mail.0["tls"], true);
+    std::fs::remove_dir_all(directory).expect("removed");
+}
+
 #[tokio::test]
 async fn two_mailers_side_by_side_send_each_mail_once() {
     let (db, post) = (TestDb::create().await, MailServer::start().await);

@@ -87,9 +87,9 @@ async def main():
     parser.add_argument("--cert")
     parser.add_argument("--key")
     options = parser.parse_args()
-    # It warns of what is no danger on loopback.
+    # What it says of clients that hang up, and of logins on loopback, is expected here.
     warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     handler = Handler()
     settings = {"enable_SMTPUTF8": True}
     if options.cert:

@@ -139,7 +139,7 @@ fn letter(mail: &Mail, links: &LinkBase) -> Result<Letter, Failure> {
         ),
         "reset_password" => linked(
             "Set a new password",
-            "Somebody, you we hope, asked for a new password for the account with this address:",
+            "Somebody, hopefully you, asked for a new password for the account with this address:",
             "reset-password",
             "Set a new password",
             "If it was not you, ignore this mail: the password stays as it is. Using the link ends all sessions.",
@@ -195,7 +195,7 @@ fn letter(mail: &Mail, links: &LinkBase) -> Result<Letter, Failure> {
 pub fn message(mail: &Mail, from: &Mailbox, links: &LinkBase) -> Result<Message, Failure> {
     let letter = letter(mail, links)?;
     let cannot = |error: &dyn std::fmt::Display| Failure::permanent(format!("it cannot be put together: {error}"));
-    let text = Text { letter: &letter }.render().map_err(|error| cannot(&error))?;
+    let text = Text { letter: &letter }.render().map_err(|error| cannot(&error))?.trim_end().to_owned() + "\n";
     let html = Html { letter: &letter }.render().map_err(|error| cannot(&error))?;
     let address: Address = mail.recipient.parse().map_err(|_| Failure::permanent("the recipient is no address"))?;
     let lettre = lettre::Message::builder()
