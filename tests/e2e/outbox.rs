@@ -141,6 +141,22 @@ async fn a_hostile_service_gets_no_link_and_nobodys_account_by_these_functions()
 }
 
 #[tokio::test]
+async fn a_stolen_session_that_is_not_fresh_changes_neither_password_nor_address() {
+    let scene = scene().await;
+    take_mail(&scene.db.connect_as("auth_mail_service").await).await;
+    run(&scene.admin, "update auth.sessions set auth_time = auth_time - interval '6 minutes'", &[]).await;
+    let before = scene.everything().await;
+    scene.become_bob().await;
+    let proof = auth_sessions_tests::tokens::password_proof(auth_sessions_tests::tokens::PASSWORD);
+    let change = "select outcome from auth.change_password(1, $1, sha256('salt'), 'm=1', 1, sha256('new'))";
+    assert_eq!(value::<String>(&scene.attacker, change, &[&proof]).await, "step_up_required");
+    let change = "select auth.request_email_change('eve@example.org')";
+    assert_eq!(value::<String>(&scene.attacker, change, &[]).await, "step_up_required");
+    scene.attacker.batch_execute("commit").await.unwrap();
+    assert_eq!(scene.everything().await, before);
+}
+
+#[tokio::test]
 async fn mailers_at_once_are_given_each_mail_once() {
     let db = TestDb::create().await;
     let admin = db.superuser().await;
@@ -298,4 +314,34 @@ async fn a_bad_argument_is_refused_with_a_hint() {
         assert_eq!(refused.code, code, "{call}: {refused:?}");
         assert_ne!(refused.hint, "", "{call}: {refused:?}");
     }
+}
+
+#[tokio::test]
+async fn a_token_is_used_once_for_its_purpose_until_it_expires() {
+    let db = TestDb::create().await;
+    let (admin, service) = (db.superuser().await, db.connect_as("auth_service").await);
+    sign_up(&service, "ada@example.org").await;
+    let make = "select auth.new_one_time_token(id, $1, '1 hour', email) from auth.users";
+    let used = "select (auth.use_one_time_token($1, $2)).id is not null";
+    let checks = "select auth.check_password_reset($1)";
+    let first: String = value(&admin, make, &[&"reset_password"]).await;
+    assert_eq!((first.len(), &first[..4]), (47, "aso_"));
+    let other: String = value(&admin, make, &[&"change_email"]).await;
+    assert_eq!((value(&service, checks, &[&first]).await, value(&service, checks, &[&other]).await), (true, false));
+    for (token, purpose, works) in [
+        (&first, "verify_email", false),
+        (&other, "reset_password", false),
+        (&first, "reset_password", true),
+        (&first, "reset_password", false),
+        (&other, "change_email", true),
+    ] {
+        assert_eq!(value::<bool>(&admin, used, &[token, &purpose]).await, works, "{purpose}");
+    }
+    assert!(!value::<bool>(&service, checks, &[&first]).await, "used");
+    let again: String = value(&admin, make, &[&"reset_password"]).await;
+    assert!(value::<bool>(&service, checks, &[&again]).await, "a new one works again");
+    run(&admin, "update auth.one_time_tokens set created_at = now() - interval '2 hours', expires_at = now()", &[])
+        .await;
+    assert!(!value::<bool>(&service, checks, &[&again]).await, "expired");
+    assert!(!value::<bool>(&admin, used, &[&again, &"reset_password"]).await, "expired");
 }
