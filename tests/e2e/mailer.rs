@@ -139,12 +139,13 @@ async fn a_server_that_is_down_gets_it_when_it_is_up() {
 async fn a_slow_server_holds_up_its_own_mail_only() {
     let (db, post) = (TestDb::create().await, MailServer::start().await);
     let admin = db.superuser().await;
-    let server = mailing_server(&db, post.port(), &[("MAIL_TIMEOUT_SECONDS", "2")]).await;
+    let server = mailing_server(&db, post.port(), &[("MAIL_TIMEOUT_SECONDS", "5")]).await;
     server.api().signup("slow-ada@example.org").await;
     post.wait_for("slow-ada@example.org", 1).await;
     server.api().signup("bob@example.org").await;
     post.wait_for("bob@example.org", 1).await;
     becomes(&admin, "bob@example.org", "sent").await;
+    assert_eq!(states(&admin, "slow-ada@example.org").await, ["leased"], "meanwhile");
     becomes(&admin, "slow-ada@example.org", "waits").await;
     let error: String = value(&admin, "select last_error from auth.mail_outbox where sent_at is null", &[]).await;
     assert_eq!(error, "the mail server took too long");
@@ -277,8 +278,16 @@ async fn encryption_is_used_and_the_servers_certificate_checked() {
 async fn two_mailers_side_by_side_send_each_mail_once() {
     let (db, post) = (TestDb::create().await, MailServer::start().await);
     let admin = db.superuser().await;
-    let one = mailing_server(&db, post.port(), &[]).await;
-    let other = mailing_server(&db, post.port(), &[]).await;
+    // They are told once; nothing else wakes them.
+    let never = [("MAIL_POLL_SECONDS", "3600")];
+    let one = mailing_server(&db, post.port(), &never).await;
+    let other = mailing_server(&db, post.port(), &never).await;
+    for server in [&one, &other] {
+        eventually("it listens", async || server.log().contains("mail is sent by this process")).await;
+    }
+    let listening = "select count(*) from pg_stat_activity where datname = current_database()
+                        and application_name = 'auth-api mailer' and query like '%claim_mail%' and state = 'idle'";
+    eventually("both have looked", async || value::<i64>(&admin, listening, &[]).await == 2).await;
     // All become due in one moment.
     let queue = "select count(auth.queue_mail('password_changed', 'user-' || n || '@example.org', '{}'))
                    from generate_series(1, 200) n";

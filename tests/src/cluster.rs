@@ -21,7 +21,7 @@ impl Cluster {
     }
 
     /// The connection URL of a login (`postgres`, `auth_service`, `auth_operator`, `auth_watcher`,
-    /// `auth_federation_service`).
+    /// `auth_mail_service`, `auth_federation_service`).
     pub fn url(&self, login: &str, database: &str) -> String {
         format!("postgresql://{login}:{}@127.0.0.1:{}/{database}", self.password(login), self.port())
     }

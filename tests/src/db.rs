@@ -39,7 +39,7 @@ impl TestDb {
         self.cluster.url(login, &self.name)
     }
 
-    /// Connects as `auth_service`, `auth_operator`, `auth_watcher` or `auth_federation_service`.
+    /// Connects as `auth_service`, `auth_operator`, `auth_watcher`, `auth_mail_service` or `auth_federation_service`.
     pub async fn connect_as(&self, login: &str) -> Client {
         self.cluster.connect(login, &self.name).await
     }

@@ -171,7 +171,10 @@ impl Worker {
             Provider::Smtp(smtp) => smtp.send(&message).await,
             Provider::Console => console::print(&message),
         };
-        // A mail server may quote what it refuses.
-        sent.map_err(|failure| Failure { why: letter::without_tokens(&failure.why), ..failure })
+        // A mail server may quote what it refuses, and say it in any characters and length.
+        sent.map_err(|failure| {
+            let why = letter::without_tokens(&failure.why).replace(char::is_control, " ");
+            Failure { why: why.chars().take(500).collect(), ..failure }
+        })
     }
 }
