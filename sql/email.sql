@@ -2,20 +2,14 @@
 -- nobody who has an account.
 
 -- So many mails of a kind to an address, and no more, whoever asks: a mailbox must not be filled from here. The same
--- for an address that nobody has. Three at once, then one every ten minutes (GCRA; locked_until is its arrival time).
-create function auth.may_mail(kind text, address text) returns boolean
+-- for an address that nobody has. Three at once, then one every ten minutes.
+create function auth.may_mail(kind text, address text, ip inet, user_agent text, correlation_id text) returns boolean
   language plpgsql volatile parallel unsafe
   as $$
-declare
-  clock timestamptz := clock_timestamp();
-  spacing interval := interval '10 minutes';
 begin
-  insert into auth.attempts as a (key, count, updated_at, locked_until)
-  values (auth.attempt_key('mail:' || kind || ':' || lower(address collate "C")), 1, clock, clock + spacing)
-  on conflict (key) do update
-    set count = a.count + 1, updated_at = clock, locked_until = greatest(a.locked_until, clock) + spacing
-    where a.locked_until <= clock + spacing * 2;
-  return found;
+  return (select l.allowed
+            from auth.take_rate_limit('mail_' || kind, lower(address collate "C"), 3, interval '30 minutes',
+                                      ip, user_agent, correlation_id) l);
 end
 $$;
 comment on function auth.may_mail is 'Internal. Whether one more mail of this kind may go to this address, and counts it.';
@@ -93,7 +87,7 @@ begin
   else
     perform auth.require_address(address);
   end if;
-  if not auth.may_mail('verify_email', address) then
+  if not auth.may_mail('verify_email', address, ip, user_agent, correlation_id) then
     return;
   end if;
   -- This much of a lock only, and only against the account's deletion meanwhile: whoever asks has proved nothing.
@@ -122,7 +116,8 @@ begin
     return 'step_up_required';
   end if;
   -- A mailbox is not filled from here, neither the new one's nor, by asking for ever other new ones, the user's own.
-  if not auth.may_mail('change_email', new_email) or not auth.may_mail('change_email_by', caller::text) then
+  if not auth.may_mail('change_email', new_email, ip, user_agent, correlation_id)
+     or not auth.may_mail('change_email_by', caller::text, ip, user_agent, correlation_id) then
     return 'requested';
   end if;
   select x.* into u from auth.users x where x.id = caller for no key update;

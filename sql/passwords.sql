@@ -10,7 +10,7 @@ declare
   u auth.users;
 begin
   perform auth.require_address(email);
-  if not auth.may_mail('reset_password', email) then
+  if not auth.may_mail('reset_password', email, ip, user_agent, correlation_id) then
     return;
   end if;
   -- This much of a lock only, and only against the account's deletion meanwhile: whoever asks has proved nothing.

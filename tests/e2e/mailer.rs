@@ -342,7 +342,7 @@ async fn a_graceful_stop_finishes_what_is_under_way() {
 async fn the_database_away_for_a_while() {
     let (db, post) = (TestDb::create().await, MailServer::start().await);
     let admin = db.superuser().await;
-    let server = mailing_server(&db, post.port(), &[]).await;
+    let server = mailing_server(&db, post.port(), &[("MAIL_POLL_SECONDS", "3600")]).await;
     server.api().signup("ada@example.org").await;
     post.wait_for("ada@example.org", 1).await;
     let end = "select count(pg_terminate_backend(pid)) from pg_stat_activity

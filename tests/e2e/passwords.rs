@@ -230,20 +230,16 @@ async fn whatever_meets_at_one_user_nobody_waits_in_a_circle() {
         race(&racers, |n, client| {
             let (email, reset, verify, session) = (email.clone(), reset.clone(), verify.clone(), session.clone());
             async move {
-                let user = "where email = $1";
-                match n {
-                    0 => drop(reset_in_sql(&client, &reset, "new password").await),
-                    1 => drop(run(&client, "select auth.verify_email($1)", &[&verify]).await),
-                    2 => drop(run(&client, "select auth.request_password_reset($1)", &[&email]).await),
-                    3 => drop(run(&client, "select auth.resend_verification($1)", &[&email]).await),
-                    4 => drop(rotate(&client, &session).await),
-                    _ if round % 2 == 0 => {
-                        drop(run(&client, &format!("delete from auth.users {user}"), &[&email]).await)
-                    }
-                    _ => {
-                        run(&client, &format!("update auth.users set disabled_at = now() {user}"), &[&email]).await;
-                    }
-                }
+                let statement = match n {
+                    0 => return drop(reset_in_sql(&client, &reset, "new password").await),
+                    1 => return drop(rotate(&client, &session).await),
+                    2 => "select auth.request_password_reset($1)",
+                    3 => "select auth.resend_verification($1)",
+                    4 => "select auth.verify_email($1)",
+                    _ if round % 2 == 0 => "delete from auth.users where email = $1",
+                    _ => "update auth.users set disabled_at = now() where email = $1",
+                };
+                run(&client, statement, &[if n == 4 { &verify } else { &email }]).await;
             }
         })
         .await;
@@ -296,7 +292,7 @@ async fn a_mailbox_is_not_filled() {
     let link: i64 =
         value(&scene.admin, "select count(*) from auth.one_time_tokens where purpose = 'reset_password'", &[]).await;
     assert_eq!(link, 1);
-    run(&scene.admin, "update auth.attempts set locked_until = locked_until - interval '10 minutes'", &[]).await;
+    run(&scene.admin, "update auth.attempts set full_at = full_at - interval '10 minutes'", &[]).await;
     scene.forgot("ada@example.org").await;
     scene.forgot("ada@example.org").await;
     assert_eq!(take_mail(&scene.mailer).await.len(), 1);
