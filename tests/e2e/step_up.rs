@@ -215,6 +215,11 @@ async fn an_account_of_a_provider_steps_up_by_a_fresh_id_token_of_its_own() {
     let both = json!({"credential": token("ada").await, "password": PASSWORD});
     api.post("/api/auth/step-up", &both, &session.access_token).await.expect_problem(422, "invalid_request");
     api.post("/api/auth/step-up", &json!({}), &session.access_token).await.expect_problem(422, "invalid_request");
+    // What the user proved to the provider yesterday is no proof of today.
+    let mut stale = provider.claims(&person("ada", "ada@example.org"));
+    stale["auth_time"] = json!(auth_sessions_tests::oidc::now() - 86_400);
+    let stale = provider.sign(json!({"alg": "RS256"}), &stale).await;
+    show(&stale).await.expect_problem(401, "step_up_required");
     let fresh = token("ada").await;
     let answer = show(&fresh).await.expect(200).json();
     make_token(&api, answer["accessToken"].as_str().expect("a token")).await.expect(201);

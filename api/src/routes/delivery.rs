@@ -32,10 +32,12 @@ pub enum Delivery {
     Cookie,
 }
 
+type SetCookies = Box<dyn FnOnce(&mut Response) + Send>;
+
 /// An answer with tokens, in its body or in cookies beside it.
 pub struct Delivered<T, const STATUS: u16 = 200> {
     body: T,
-    cookies: Option<Box<dyn FnOnce(&mut Response) + Send>>,
+    cookies: Option<SetCookies>,
 }
 
 impl<T, const STATUS: u16> Delivered<T, STATUS> {

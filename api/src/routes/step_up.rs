@@ -44,8 +44,8 @@ impl Example for StepUpRequest {
 }
 
 refusals!(StepUpRefusals: BODY, CREDENTIAL, SESSION, CSRF, DATABASE, [
-    Code::InvalidCredentials, Code::AccountLocked, Code::InvalidIdToken, Code::FederationNotConfigured,
-    Code::IdentityProviderUnavailable,
+    Code::InvalidCredentials, Code::StepUpRequired, Code::AccountLocked, Code::InvalidIdToken,
+    Code::FederationNotConfigured, Code::IdentityProviderUnavailable,
 ]);
 
 const ONE_PROOF: (Code, &str) = (Code::InvalidRequest, "Give either a password or a credential.");
@@ -115,6 +115,8 @@ async fn by_id_token(
     match federation.db.step_up_federated(who, &person, caller).await? {
         FederatedStepUp::SteppedUp(opened) => app.db.access_of(&opened).await?.ok_or(Code::InvalidAccessToken.into()),
         FederatedStepUp::Ended => Err(Code::InvalidAccessToken.into()),
+        // The provider went by what the user proved to it long ago: ask it with prompt=login or max_age.
+        FederatedStepUp::Refused(reason) if reason == "not_recent" => Err(app.db.step_up_required().await),
         FederatedStepUp::Refused(reason) => {
             tracing::info!(reason, "a step-up by ID token was refused");
             Err(Code::InvalidIdToken.into())
