@@ -1,11 +1,6 @@
 -- Invitations into the active organization, by mail: to an address with an account or without one, and nobody learns
 -- which. Whoever accepts shows the mail's token in a session of that very address.
 
-create function auth.invitation_secret() returns text
-  language sql volatile parallel safe
-  return 'aso_' || rtrim(translate(encode(auth.random_bytes(32), 'base64'), '+/', '-_'), '=');
-comment on function auth.invitation_secret is 'Internal. A new invitation''s token: 256 random bits, of the form of all links'' tokens. Only its verifier is kept.';
-
 create function auth.invite_member(
   organization_id uuid, email text, role text,
   ip inet default null, user_agent text default null, correlation_id text default null,
@@ -18,7 +13,7 @@ declare
   my_role text;
   clock timestamptz;
   address text := lower(email collate "C");
-  secret text := auth.invitation_secret();
+  secret text := auth.link_secret();
   -- What one organization, and what the owner of one address, can be bothered with in an hour.
   most_sent constant int := 50;
   most_received constant int := 5;

@@ -1,6 +1,11 @@
 -- One-time tokens and the outbox. A mail is queued in the transaction of its cause, and the link in it is nowhere else:
 -- whoever calls these functions gets no token back.
 
+create function auth.link_secret() returns text
+  language sql volatile parallel safe
+  return 'aso_' || rtrim(translate(encode(auth.random_bytes(32), 'base64'), '+/', '-_'), '=');
+comment on function auth.link_secret is 'Internal. A new token for the link in a mail: 256 random bits. Only its verifier is kept.';
+
 create function auth.one_time_token_verifier(token text) returns bytea
   language sql immutable parallel safe
   return sha256(sha256(convert_to(one_time_token_verifier.token, 'UTF8')));
@@ -16,7 +21,7 @@ create function auth.new_one_time_token(
 #variable_conflict use_column
 declare
   clock timestamptz := clock_timestamp();
-  token text := 'aso_' || rtrim(translate(encode(auth.random_bytes(32), 'base64'), '+/', '-_'), '=');
+  token text := auth.link_secret();
   verifier bytea := auth.one_time_token_verifier(token);
 begin
   insert into auth.one_time_tokens as t (user_id, purpose, token_verifier, email, details, created_at, expires_at)
