@@ -18,8 +18,11 @@ use crate::keys::TokenKeys;
 
 /// The access token. `__Host-`: from this host itself, for all its paths, over TLS (RFC 6265bis §4.1.3.2).
 pub const ACCESS: &str = "__Host-auth_access";
-/// The refresh token, sent to this service's own paths only.
-pub const REFRESH: &str = "__Secure-auth_refresh";
+/// The refresh token, sent to this service's own paths only; with [`UNREMEMBERED`] behind it where the browser is to forget
+/// it when it is closed, so that its successor is forgotten as well.
+const REFRESH: &str = "__Secure-auth_refresh";
+/// No character of a token.
+const UNREMEMBERED: &str = ".session";
 /// Where the refresh token is sent to.
 const REFRESH_PATH: &str = "/api/auth";
 /// The header of the CSRF token.
@@ -39,6 +42,12 @@ pub fn read<'r>(request: &'r Request, name: &str) -> Option<&'r str> {
     }
 }
 
+/// The refresh token of a request's cookie, and whether the browser keeps it when it is closed.
+pub fn read_refresh(request: &Request) -> Option<(&str, bool)> {
+    let value = read(request, REFRESH)?;
+    Some(value.strip_suffix(UNREMEMBERED).map_or((value, true), |token| (token, false)))
+}
+
 /// How a browser is to treat our cookies.
 #[derive(Clone, Copy, Debug)]
 pub struct CookiePolicy {
@@ -49,29 +58,29 @@ pub struct CookiePolicy {
 impl CookiePolicy {
     /// Hands the access token over.
     pub fn set_access(self, response: &mut Response, token: &str, expires_at: DateTime<Utc>) {
-        self.set(response, ACCESS, token, "/", expires_at);
+        self.set(response, ACCESS, token, "/", Some(expires_at));
     }
 
-    /// Hands the refresh token over.
-    pub fn set_refresh(self, response: &mut Response, token: &str, expires_at: DateTime<Utc>) {
-        self.set(response, REFRESH, token, REFRESH_PATH, expires_at);
+    /// Hands the refresh token over, to be kept as long as the session, or as long as the browser is open.
+    pub fn set_refresh(self, response: &mut Response, token: &str, expires_at: DateTime<Utc>, remembered: bool) {
+        if remembered {
+            self.set(response, REFRESH, token, REFRESH_PATH, Some(expires_at));
+        } else {
+            self.set(response, REFRESH, &format!("{token}{UNREMEMBERED}"), REFRESH_PATH, None);
+        }
     }
 
     /// Takes both back.
     pub fn clear(self, response: &mut Response) {
-        self.set(response, ACCESS, "", "/", DateTime::UNIX_EPOCH);
-        self.set(response, REFRESH, "", REFRESH_PATH, DateTime::UNIX_EPOCH);
+        self.set(response, ACCESS, "", "/", Some(DateTime::UNIX_EPOCH));
+        self.set(response, REFRESH, "", REFRESH_PATH, Some(DateTime::UNIX_EPOCH));
     }
 
-    fn set(self, response: &mut Response, name: &str, value: &str, path: &str, expires_at: DateTime<Utc>) {
-        let seconds = (expires_at - Utc::now()).num_seconds().max(0);
-        let cookie = Cookie::build((name, value))
-            .path(path)
-            .max_age(Duration::seconds(seconds))
-            .http_only(true)
-            .secure(true)
-            .same_site(self.same_site)
-            .build();
+    fn set(self, response: &mut Response, name: &str, value: &str, path: &str, expires_at: Option<DateTime<Utc>>) {
+        let mut cookie =
+            Cookie::build((name, value)).path(path).http_only(true).secure(true).same_site(self.same_site).build();
+        // Without an age, it goes when the browser is closed.
+        cookie.set_max_age(expires_at.map(|end| Duration::seconds((end - Utc::now()).num_seconds().max(0))));
         append(response.headers_mut(), &cookie);
     }
 }

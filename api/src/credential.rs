@@ -139,19 +139,27 @@ impl MaybeCredential {
     }
 }
 
-/// The refresh token of a cookie, if there is one, or why it must not be used.
-pub struct RefreshCookie(pub Option<Result<String, Problem>>);
+/// The refresh token of a cookie, if there is one, or why it must not be used; and whether the browser keeps it when it is
+/// closed.
+pub struct RefreshCookie {
+    /// The token.
+    pub token: Option<Result<String, Problem>>,
+    /// Its successor is kept as long.
+    pub remembered: bool,
+}
 
 impl<'a> FromRequest<'a> for RefreshCookie {
     async fn from_request(request: &'a Request, _: &mut RequestBody) -> Result<Self> {
         let app = request.data::<Arc<App>>().ok_or_else(|| Problem::from(Code::InternalError))?;
-        Ok(Self(cookies::read(request, cookies::REFRESH).map(|token| {
+        let cookie = cookies::read_refresh(request);
+        let token = cookie.map(|(token, _)| {
             // What cannot be read is nobody's, and is refused by whoever uses it.
             if let Some(presented) = refresh_token::decode(&app.token_keys, token) {
                 check_csrf(app, request, presented.session_id)?;
             }
             Ok(token.to_owned())
-        })))
+        });
+        Ok(Self { token, remembered: cookie.is_none_or(|(_, remembered)| remembered) })
     }
 }
 

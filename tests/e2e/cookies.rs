@@ -211,6 +211,29 @@ async fn a_refresh_by_cookie_goes_into_cookies_and_is_safer_to_repeat() {
 }
 
 #[tokio::test]
+async fn who_is_not_to_be_remembered_is_forgotten_with_the_browser_also_after_refreshes() {
+    let (_db, _server, api) = start(&[]).await;
+    api.signup("ada@example.org").await;
+    let body = json!({"email": "ada@example.org", "password": PASSWORD, "delivery": "cookie", "rememberMe": false});
+    let attributes = |answer: &Answer, name: &str| {
+        set_cookies(answer).into_iter().find(|cookie| cookie.0 == name).expect("a cookie").2
+    };
+    let mut answer = api.post("/api/auth/login", &body, "").await.expect(200);
+    for _ in 0..3 {
+        let refresh = attributes(&answer, REFRESH);
+        assert!(!refresh.contains("Max-Age") && !refresh.contains("Expires"), "{refresh}");
+        assert!(refresh.contains("HttpOnly") && refresh.contains("Secure"), "{refresh}");
+        let page = Page::of(&answer);
+        page.send(&api, Method::GET, "/api/auth/csrf-token", None).await.expect(200);
+        answer = page.send(&api, Method::POST, "/api/auth/refresh", Some(&page.csrf)).await.expect(200);
+    }
+    let page = Page::of(&answer);
+    let out = page.send(&api, Method::POST, "/api/auth/logout", Some(&page.csrf)).await.expect(200);
+    assert_eq!(out.json(), json!({"revokedSessions": 1}));
+    assert!(attributes(&out, REFRESH).contains("Max-Age=0"));
+}
+
+#[tokio::test]
 async fn logging_out_takes_the_cookies_back() {
     let (_db, _server, api) = start(&[]).await;
     api.signup("ada@example.org").await;

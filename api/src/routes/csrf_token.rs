@@ -36,8 +36,7 @@ impl<'a> FromRequest<'a> for CookieSession {
     async fn from_request(request: &'a Request, _: &mut RequestBody) -> poem::Result<Self> {
         let app = request.data::<Arc<App>>().ok_or_else(|| Problem::from(Code::InternalError))?;
         let by_access = || Some(app.access_tokens.verify(cookies::read(request, cookies::ACCESS)?)?.sid);
-        let by_refresh =
-            || Some(refresh_token::decode(&app.token_keys, cookies::read(request, cookies::REFRESH)?)?.session_id);
+        let by_refresh = || Some(refresh_token::decode(&app.token_keys, cookies::read_refresh(request)?.0)?.session_id);
         Ok(Self(by_access().or_else(by_refresh)))
     }
 }

@@ -126,12 +126,14 @@ pub fn token_pair(app: &App, grant: &Grant, secret: &TokenSecret) -> Result<Toke
     })
 }
 
-/// The same, with whose they are, on the way that the client wants.
+/// The same, with whose they are, on the way that the client wants; in cookies, kept as long as the session (`remembered`),
+/// or as long as the browser is open.
 pub fn deliver<const STATUS: u16>(
     app: &App,
     grant: Grant,
     secret: &TokenSecret,
     delivery: Delivery,
+    remembered: bool,
 ) -> Result<Delivered<AuthResponse, STATUS>, Problem> {
     let pair = token_pair(app, &grant, secret)?;
     let session_id = grant.access.session_id;
@@ -147,7 +149,7 @@ pub fn deliver<const STATUS: u16>(
     let policy = app.cookies;
     let set = move |response: &mut Response| {
         policy.set_access(response, &access.unwrap_or_default(), access_ends);
-        policy.set_refresh(response, &refresh.unwrap_or_default(), refresh_ends);
+        policy.set_refresh(response, &refresh.unwrap_or_default(), refresh_ends, remembered);
     };
     Ok(Delivered { body, cookies: Some(Box::new(set)) })
 }

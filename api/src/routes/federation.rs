@@ -102,7 +102,7 @@ impl FederationApi {
         let nonce = body.nonce.as_ref().map(Text::checked).transpose()?;
         let person = federation.verify(body.credential.checked()?, nonce).await?;
         let (grant, secret) = open(&app, federation, &caller, &person, lifetimes).await?;
-        Ok(deliver(&app, *grant, &secret, delivery)?)
+        Ok(deliver(&app, *grant, &secret, delivery, body.remember_me != Some(false))?)
     }
 
     /// Go to the provider
@@ -156,7 +156,7 @@ impl FederationApi {
             let returned = federation.finish(flow, kept.0.as_deref(), &callback).await?;
             let lifetimes = lifetimes(&app, None, None, Delivery::Cookie)?;
             let (grant, secret) = open(&app, federation, &caller, &returned.person, lifetimes).await?;
-            let delivered = deliver(&app, *grant, &secret, Delivery::Cookie)?;
+            let delivered = deliver(&app, *grant, &secret, Delivery::Cookie, true)?;
             Ok((returned.return_to, delivered))
         };
         let (result, deliver) = match finished.await {

@@ -75,7 +75,7 @@ impl LoginApi {
         let delivery = body.delivery.unwrap_or_default();
         let lifetimes = lifetimes(&app, body.remember_me, body.session, delivery)?;
         let (grant, secret) = log_in(&app, &caller, &ticket, &body.email, &body.password, lifetimes).await?;
-        Ok(deliver(&app, *grant, &secret, delivery)?)
+        Ok(deliver(&app, *grant, &secret, delivery, body.remember_me != Some(false))?)
     }
 }
 

@@ -69,7 +69,7 @@ impl LogoutApi {
         let all = body.all.unwrap_or(false);
         let in_body = body.refresh_token.as_ref().map(Text::checked).transpose()?;
         let by_cookie = in_body.is_none() && !credential.by_header;
-        let ended = match (in_body, credential.found, cookie.0) {
+        let ended = match (in_body, credential.found, cookie.token) {
             (Some(token), ..) => end_by_refresh_token(&app, &caller, token, all).await,
             (None, Ok(who), _) if all => app.db.log_out_everywhere(&who, &caller).await,
             (None, Ok(who), _) => app.db.log_out(&who.session()?, &caller).await,

@@ -65,12 +65,12 @@ impl RefreshApi {
         cookie: RefreshCookie,
         Json(body): Json<RefreshRequest>,
     ) -> Result<Delivered<AuthResponse>, Fail<RefreshRefusals>> {
-        let ((grant, secret), delivery) = match (&body.refresh_token, cookie.0) {
+        let ((grant, secret), delivery) = match (&body.refresh_token, cookie.token) {
             (Some(token), _) => (rotate(&app, &caller, token.checked()?).await?, Delivery::Json),
             (None, Some(token)) => (rotate(&app, &caller, &token?).await?, Delivery::Cookie),
             (None, None) => return Err(NO_TOKEN.into()),
         };
-        Ok(deliver(&app, *grant, &secret, delivery)?)
+        Ok(deliver(&app, *grant, &secret, delivery, cookie.remembered)?)
     }
 }
 

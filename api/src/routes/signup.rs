@@ -130,7 +130,8 @@ impl SignUpApi {
             description: organization.and_then(|new| new.description.as_ref()).map(Text::checked).transpose()?,
             website: organization.and_then(|new| new.website.as_ref()).map(Text::checked).transpose()?,
         };
-        let lifetimes = lifetimes(&app, body.remember_me, body.session, body.delivery.unwrap_or_default())?;
+        let delivery = body.delivery.unwrap_or_default();
+        let lifetimes = lifetimes(&app, body.remember_me, body.session, delivery)?;
         ticket.take(&app, &caller, account.email).await?;
         let verifier = app.passwords.new_verifier(password).await?;
         let secret = TokenSecret::random();
@@ -140,7 +141,7 @@ impl SignUpApi {
             app.slugs.forget(slug).await;
         }
         match answer? {
-            SignUp::SignedUp(grant) => Ok(deliver(&app, *grant, &secret, body.delivery.unwrap_or_default())?),
+            SignUp::SignedUp(grant) => Ok(deliver(&app, *grant, &secret, delivery, body.remember_me != Some(false))?),
             SignUp::EmailTaken => Err(Code::EmailTaken.into()),
             SignUp::SlugTaken => Err(Code::SlugTaken.into()),
             SignUp::SlugReserved => Err(Code::SlugReserved.into()),
