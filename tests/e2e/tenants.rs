@@ -238,7 +238,7 @@ async fn no_table_takes_a_write_that_would_make_the_attacker_a_member() {
         format!("select auth.set_identity('{me}', '{id}', gen_random_uuid())"),
         format!("select auth.end_membership('{id}', '{me}', 'ORGANIZATION_OWNER', 'x', null, null, null)"),
         format!("select auth.role_of('{id}', '{me}')"),
-        "select auth.invitation_secret()".to_owned(),
+        "select auth.link_secret()".to_owned(),
     ] {
         scene.attacker.batch_execute("savepoint attempt").await.unwrap();
         assert_eq!(sqlstate(&scene.attacker, &statement).await, "42501", "{statement}");
