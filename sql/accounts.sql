@@ -16,6 +16,34 @@ end
 $$;
 comment on function auth.require_token_verifier is 'Internal. Refuses what is not a verifier.';
 
+create function auth.require_session_wishes(device_hash bytea, idle_ttl interval, max_age interval, retry_window interval)
+  returns void
+  language plpgsql immutable parallel safe
+  as $$
+begin
+  if octet_length(device_hash) <> 32 then
+    raise exception 'device_hash must be 32 bytes, not %', octet_length(device_hash)
+      using errcode = 'invalid_parameter_value', hint = 'It is a SHA-256.';
+  end if;
+  if least(idle_ttl, max_age) <= interval '0' or retry_window < interval '0' then
+    raise exception 'idle_ttl and max_age must be positive, retry_window not negative'
+      using errcode = 'invalid_parameter_value', hint = 'Leave them out for the configured ones; they can only be shortened.';
+  end if;
+end
+$$;
+comment on function auth.require_session_wishes is 'Internal. Refuses what no session can be opened with.';
+
+-- The tables' own checks, as errors that name an argument's rule.
+create function auth.refuse_violation(violated text) returns void
+  language plpgsql immutable parallel safe
+  as $$
+begin
+  raise exception 'not allowed by %', violated using errcode = 'invalid_parameter_value',
+    hint = 'See the constraint: select pg_get_constraintdef(oid) from pg_constraint where conname = ''' || violated || ''';';
+end
+$$;
+comment on function auth.refuse_violation is 'Internal. Raises 22023 for a CHECK that an argument broke.';
+
 -- Everything or nothing: the inner block is a subtransaction, so a taken e-mail or slug leaves nothing behind, whoever
 -- was faster. The order (user, then organization) is the same for all, so that two sign-ups cannot deadlock.
 create function auth.sign_up(
@@ -85,8 +113,7 @@ begin
         -- A partition's bound, which is nobody's argument.
         raise;
       end if;
-      raise exception 'not allowed by %', violated using errcode = 'invalid_parameter_value',
-        hint = 'See the constraint: select pg_get_constraintdef(oid) from pg_constraint where conname = ''' || violated || ''';';
+      perform auth.refuse_violation(violated);
   end;
 end
 $$;
@@ -188,14 +215,7 @@ begin
     raise exception 'a renewed password needs salt (16 to 64 bytes), params (1 to 100 letters), pepper_id and verifier (32 bytes)'
       using errcode = 'invalid_parameter_value', hint = 'Give all four, or none to keep the verifier.';
   end if;
-  if octet_length(device_hash) <> 32 then
-    raise exception 'device_hash must be 32 bytes, not %', octet_length(device_hash)
-      using errcode = 'invalid_parameter_value', hint = 'It is a SHA-256.';
-  end if;
-  if least(idle_ttl, max_age) <= interval '0' or retry_window < interval '0' then
-    raise exception 'idle_ttl and max_age must be positive, retry_window not negative'
-      using errcode = 'invalid_parameter_value', hint = 'Leave them out for the configured ones; they can only be shortened.';
-  end if;
+  perform auth.require_session_wishes(device_hash, idle_ttl, max_age, retry_window);
 
   -- Read without a lock first: who shows a wrong password must not be able to hold up the user.
   select x.* into u from auth.users x where lower(x.email collate "C") = lower(complete_login.email collate "C");

@@ -168,14 +168,7 @@ begin
     raise exception 'email must be an address of at most 254 bytes, name have 1 to 200 characters, none of them control'
       using errcode = 'invalid_parameter_value', hint = 'Cut and clean what the provider says.';
   end if;
-  if octet_length(device_hash) <> 32 then
-    raise exception 'device_hash must be 32 bytes, not %', octet_length(device_hash)
-      using errcode = 'invalid_parameter_value', hint = 'It is a SHA-256.';
-  end if;
-  if least(idle_ttl, max_age) <= interval '0' or retry_window < interval '0' then
-    raise exception 'idle_ttl and max_age must be positive, retry_window not negative'
-      using errcode = 'invalid_parameter_value', hint = 'Leave them out for the configured ones; they can only be shortened.';
-  end if;
+  perform auth.require_session_wishes(device_hash, idle_ttl, max_age, retry_window);
 
   answer.outcome := auth.use_id_token(provider, id_token_digest, id_token_expires_at, correlation_id, ip, user_agent);
   if answer.outcome is not null then

@@ -104,10 +104,7 @@ declare
 begin
   perform auth.require_identity('organization:read');
   perform auth.require_page(page_size, after_time, after_id);
-  select e.role, e.refusal into my_role, outcome from auth.enter_organization(organization_id, false) e;
-  if outcome is null and not auth.role_manages(my_role, 'ORGANIZATION_MEMBER') then
-    outcome := 'insufficient_role';
-  end if;
+  select e.role, e.refusal into my_role, outcome from auth.enter_as_manager(organization_id, false) e;
   if outcome is not null then
     return next;
     return;
@@ -140,11 +137,9 @@ begin
       hint = 'See auth.list_invitations.';
   end if;
   -- Under the organization's lock, as accepting is: one of the two comes first.
-  select e.role, e.refusal into my_role, refusal from auth.enter_organization(organization_id, true) e;
+  select e.role, e.refusal into my_role, refusal from auth.enter_as_manager(organization_id, true) e;
   if refusal is not null then
     return refusal;
-  elsif not auth.role_manages(my_role, 'ORGANIZATION_MEMBER') then
-    return 'insufficient_role';
   end if;
   select x.* into i from auth.organization_invitations x
    where x.id = revoke_invitation.invitation_id and x.organization_id = revoke_invitation.organization_id;

@@ -160,10 +160,7 @@ declare
   my_role text;
 begin
   perform auth.require_page(page_size, after_time, after_id);
-  select e.role, e.refusal into my_role, outcome from auth.enter_organization(organization_id, false) e;
-  if outcome is null and not auth.role_manages(my_role, 'ORGANIZATION_MEMBER') then
-    outcome := 'insufficient_role';
-  end if;
+  select e.role, e.refusal into my_role, outcome from auth.enter_as_manager(organization_id, false) e;
   if outcome is not null then
     return next;
     return;
@@ -199,10 +196,7 @@ begin
     raise exception 'session_id must not be null' using errcode = 'null_value_not_allowed',
       hint = 'See auth.list_organization_sessions.';
   end if;
-  select e.role, e.refusal into my_role, refusal from auth.enter_organization(organization_id, false) e;
-  if refusal is null and not auth.role_manages(my_role, 'ORGANIZATION_MEMBER') then
-    refusal := 'insufficient_role';
-  end if;
+  select e.role, e.refusal into my_role, refusal from auth.enter_as_manager(organization_id, false) e;
   if refusal is not null then
     return refusal;
   end if;

@@ -119,8 +119,7 @@ begin
       if violated = '' then
         raise;
       end if;
-      raise exception 'not allowed by %', violated using errcode = 'invalid_parameter_value',
-        hint = 'See the constraint: select pg_get_constraintdef(oid) from pg_constraint where conname = ''' || violated || ''';';
+      perform auth.refuse_violation(violated);
   end;
 end
 $$;
@@ -189,6 +188,18 @@ begin
 end
 $$;
 comment on function auth.enter_organization is 'Internal. The proved user''s role in an organization, under its lock when something is to change; refusal not_found for who is no member, not_active while the session acts for another one.';
+
+create function auth.enter_as_manager(organization_id uuid, to_change boolean, out role text, out refusal text)
+  language plpgsql volatile parallel unsafe
+  as $$
+begin
+  select e.role, e.refusal into role, refusal from auth.enter_organization(organization_id, to_change) e;
+  if refusal is null and not auth.role_manages(role, 'ORGANIZATION_MEMBER') then
+    refusal := 'insufficient_role';
+  end if;
+end
+$$;
+comment on function auth.enter_as_manager is 'Internal. The same for what only owners and administrators may; refusal also insufficient_role.';
 
 -- Rows locked for share: an owner who is just leaving by some other SQL is waited for, and then not counted.
 create function auth.has_other_owner(organization_id uuid, user_id uuid) returns boolean

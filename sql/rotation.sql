@@ -90,21 +90,15 @@ begin
     when 'device_mismatch' then
       answer.outcome := decision;
       perform auth.note_device_mismatch(s.id, settle_rotation.device_hash, ip, user_agent, correlation_id);
-    when 'retain' then
+    when 'retry', 'retain' then
       if is_other_device then
         s.auth_time := auth.note_device_mismatch(s.id, settle_rotation.device_hash, ip, user_agent, correlation_id);
       end if;
-      -- What was presented is the current token still; a new access token is the one that was given with it.
-      answer := auth.grant_of(s, 'retained');
+      -- The very same answer as the first time, jti included: to the token before the current one, or to the current one
+      -- itself, which stays.
+      answer := auth.grant_of(s, case decision when 'retry' then 'retried' else 'retained' end);
       perform auth.set_identity(s.user_id, s.organization_id, s.id);
-    when 'retry' then
-      if is_other_device then
-        s.auth_time := auth.note_device_mismatch(s.id, settle_rotation.device_hash, ip, user_agent, correlation_id);
-      end if;
-      -- The very same answer as the first time, jti included.
-      answer := auth.grant_of(s, 'retried');
-      perform auth.set_identity(s.user_id, s.organization_id, s.id);
-      if auth.setting('audit_level') = 'all' then
+      if decision = 'retry' and auth.setting('audit_level') = 'all' then
         perform auth.record_event('token_retry_served', 'info', true, s.user_id, s.organization_id, s.id, s.family_id,
                                   correlation_id, ip, user_agent, jsonb_build_object('generation', s.generation));
       end if;

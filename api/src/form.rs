@@ -29,8 +29,7 @@ impl<T: Type> Payload for Form<T> {
     const CONTENT_TYPE: &'static str = "application/x-www-form-urlencoded";
 
     fn check_content_type(content_type: &str) -> bool {
-        let essence = content_type.split(';').next().unwrap_or_default();
-        essence.trim().eq_ignore_ascii_case(Self::CONTENT_TYPE)
+        json::is_media_type(content_type, Self::CONTENT_TYPE)
     }
 
     fn schema_ref() -> MetaSchemaRef {

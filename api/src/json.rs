@@ -32,8 +32,7 @@ impl<T: Type> Payload for Json<T> {
     const CONTENT_TYPE: &'static str = "application/json";
 
     fn check_content_type(content_type: &str) -> bool {
-        let essence = content_type.split(';').next().unwrap_or_default();
-        essence.trim().eq_ignore_ascii_case(Self::CONTENT_TYPE)
+        is_media_type(content_type, Self::CONTENT_TYPE)
     }
 
     fn schema_ref() -> MetaSchemaRef {
@@ -67,6 +66,12 @@ impl<T: ToJSON> ApiResponse for Json<T> {
     fn register(registry: &mut Registry) {
         T::register(registry);
     }
+}
+
+/// Whether a `Content-Type` is of that media type, whatever its parameters.
+pub fn is_media_type(content_type: &str, media_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case(media_type)
 }
 
 /// What an absent body stands for, where one may be absent.

@@ -14,16 +14,17 @@ use uuid::Uuid;
 
 const PATH: &str = "/api/auth/introspect";
 
-struct Scene {
-    db: TestDb,
-    admin: tokio_postgres::Client,
-    server: Server,
-    api: Api,
-    client: Client,
+/// The service, and a confidential client of it; for revocation too.
+pub struct Scene {
+    pub db: TestDb,
+    pub admin: tokio_postgres::Client,
+    pub server: Server,
+    pub api: Api,
+    pub client: Client,
 }
 
 impl Scene {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let db = TestDb::create().await;
         let client = Client::register(&db.connect_as("auth_operator").await, "Billing").await;
         let (admin, server) = (db.superuser().await, Server::start(&db, &[]).await);

@@ -4,29 +4,15 @@ use auth_sessions_tests::server::HMAC_KEY;
 use auth_sessions_tests::sql::{audit_trail, revoked_reason, value};
 use auth_sessions_tests::tokens::sha256;
 use auth_sessions_tests::wire::RefreshToken;
-use auth_sessions_tests::{Answer, Api, Client, Server, Session, TestDb, all_at_once};
+use auth_sessions_tests::{Answer, Api, Client, Session, all_at_once};
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::introspection::Scene;
+
 const PATH: &str = "/api/auth/revoke";
 
-struct Scene {
-    db: TestDb,
-    admin: tokio_postgres::Client,
-    server: Server,
-    api: Api,
-    client: Client,
-}
-
 impl Scene {
-    async fn start() -> Self {
-        let db = TestDb::create().await;
-        let client = Client::register(&db.connect_as("auth_operator").await, "Billing").await;
-        let (admin, server) = (db.superuser().await, Server::start(&db, &[]).await);
-        let api = server.api();
-        Self { db, admin, server, api, client }
-    }
-
     async fn revoke(&self, token: &str) -> Answer {
         self.api.form(PATH, &[("token", token)], Some(&self.client)).await
     }
