@@ -98,23 +98,29 @@ create trigger audit_log_no_truncate before truncate on auth.audit_log
   for each statement execute function auth.refuse_change();
 
 -- A partition that is queried by its own name has its own owner, row-level security, grants and TRUNCATE trigger.
--- Without this, "select from auth.audit_log_2026_11" would go round the policies of the parent.
+-- Without this, "select from auth.audit_log_2026_11" would go round the policies of the parent. An upgrade calls it again
+-- for the partitions that there are.
 create function auth.protect_audit_partition(partition regclass) returns void
   language plpgsql volatile parallel unsafe
   as $$
+declare
+  name text := (select c.relname from pg_class c where c.oid = partition);
 begin
   execute format('alter table %s enable row level security, force row level security', partition);
+  if exists (select from pg_policy p where p.polrelid = partition and p.polname = 'owner_writes') then
+    execute format('drop policy owner_writes on %s', partition);
+  end if;
   execute format('create policy owner_writes on %s to auth_owner using (true) with check (true)', partition);
   execute format('revoke all on %s from public', partition);
-  execute format('create trigger audit_log_no_truncate before truncate on %s
+  execute format('create or replace trigger audit_log_no_truncate before truncate on %s
                     for each statement execute function auth.refuse_change()', partition);
-  execute format('create index on %s (user_id, created_at) where user_id is not null and action not in (''token_refreshed'', ''token_retry_served'')', partition);
-  execute format('create index on %s (organization_id, created_at) where organization_id is not null and action not in (''token_refreshed'', ''token_retry_served'')', partition);
-  execute format('create index on %s (session_id, created_at) where session_id is not null', partition);
-  execute format('create index on %s (family_id) where action = ''token_replay_detected''', partition);
+  execute format('create index if not exists %I on %s (user_id, created_at) where user_id is not null and action not in (''token_refreshed'', ''token_retry_served'')', name || '_user_id_created_at_idx', partition);
+  execute format('create index if not exists %I on %s (organization_id, created_at) where organization_id is not null and action not in (''token_refreshed'', ''token_retry_served'')', name || '_organization_id_created_at_idx', partition);
+  execute format('create index if not exists %I on %s (session_id, created_at) where session_id is not null', name || '_session_id_created_at_idx', partition);
+  execute format('create index if not exists %I on %s (family_id) where action = ''token_replay_detected''', name || '_family_id_idx', partition);
 end
 $$;
-comment on function auth.protect_audit_partition is 'Internal. Gives a partition of the audit log its own protection and indexes.';
+comment on function auth.protect_audit_partition is 'Internal. Gives a partition of the audit log its own protection and indexes; again, what it lacks of them.';
 
 -- This month and the next three. Months are ordinary tables, made after the installation and not by it, so that a
 -- dump carries them. A month that the DEFAULT partition already holds rows of stays there: moving rows would mean

@@ -23,9 +23,10 @@ begin
 end
 $$;
 
-revoke all on all tables in schema auth from public;
-revoke all on all sequences in schema auth from public;
-revoke all on all functions in schema auth from public;
+-- From nothing on: an upgrade leaves our roles no grant that is not here. (What you granted to roles of yours stays.)
+revoke all on all tables in schema auth from public, auth_api, auth_monitor, auth_admin, auth_mailer, auth_federation;
+revoke all on all sequences in schema auth from public, auth_api, auth_monitor, auth_admin, auth_mailer, auth_federation;
+revoke all on all functions in schema auth from public, auth_api, auth_monitor, auth_admin, auth_mailer, auth_federation;
 
 -- The service. It holds no password hash, no key and no verifier, opens no session without a proof, and reads by
 -- column, under policies, only what the assumed identity owns.

@@ -11,11 +11,13 @@ begin
      where c.relnamespace = 'auth'::pg_catalog.regnamespace and c.relkind in ('r', 'p') and not c.relispartition
   loop
     execute format('alter table %s enable row level security, force row level security', guarded);
+    execute format('drop policy if exists owner_writes on %s', guarded);
     execute format('create policy owner_writes on %s to auth_owner using (true) with check (true)', guarded);
   end loop;
 end
 $$;
-select auth.protect_audit_partition('auth.audit_log_default');
+-- The DEFAULT partition; when the extension is upgraded, the months that there are, too.
+select auth.protect_audit_partition(i.inhrelid) from pg_catalog.pg_inherits i where i.inhparent = 'auth.audit_log'::pg_catalog.regclass;
 
 create policy operators_read on auth.users for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.organizations for select to auth_monitor, auth_admin using (true);

@@ -26,16 +26,19 @@ end
 $$;
 
 -- Whoever owns schema auth can replace what is in it. So the schema is the installer's (or another superuser's) and
--- was empty: the extension made it a moment ago, or pg_restore did.
+-- was empty: the extension made it a moment ago, or pg_restore did. (In an upgrade it is the extension's that fills it.)
 do $$
 declare
   schema_oid oid := 'auth'::pg_catalog.regnamespace;
 begin
   if not exists (select from pg_catalog.pg_namespace n join pg_catalog.pg_roles r on r.oid = n.nspowner
                   where n.oid = schema_oid and (r.rolname = current_user or r.rolsuper))
-     or exists (select from pg_catalog.pg_class where relnamespace = schema_oid)
-     or exists (select from pg_catalog.pg_proc where pronamespace = schema_oid)
-     or exists (select from pg_catalog.pg_type where typnamespace = schema_oid)
+     or not exists (select from pg_catalog.pg_depend d join pg_catalog.pg_extension e on e.oid = d.refobjid
+                     where d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass and d.deptype = 'e'
+                       and e.extname = 'auth_sessions')
+        and (exists (select from pg_catalog.pg_class where relnamespace = schema_oid)
+             or exists (select from pg_catalog.pg_proc where pronamespace = schema_oid)
+             or exists (select from pg_catalog.pg_type where typnamespace = schema_oid))
   then
     raise exception 'schema "auth" already exists and belongs to something else'
       using errcode = 'duplicate_schema',

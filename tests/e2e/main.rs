@@ -54,3 +54,4 @@ mod slugs;
 mod step_up;
 mod storage;
 mod tenants;
+mod upgrades;

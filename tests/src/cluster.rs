@@ -43,6 +43,26 @@ impl Cluster {
         String::from_utf8_lossy(&fs::read(self.dir.join("log")).expect("the cluster's log")).into_owned()
     }
 
+    /// Runs one of PostgreSQL's client programs against a database as superuser; panics when it fails or complains.
+    pub fn client_program(&self, program: &str, database: &str, arguments: &[&str]) {
+        let pg_config = env_path("PGRX_PG_CONFIG_PATH");
+        let output = Command::new(pg_config.with_file_name(program))
+            .args(["-h", "127.0.0.1", "-U", "postgres", "-d", database, "-p", &self.port().to_string()])
+            .args(arguments)
+            .env("PGPASSWORD", self.password("postgres"))
+            .output()
+            .expect("a PostgreSQL client");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program}: {said}");
+        assert_eq!(said, "", "{program}: not even a warning");
+    }
+
+    /// Where this cluster's server looks for extensions.
+    pub fn extension_directory(&self) -> PathBuf {
+        let majors = fs::read_dir(self.dir.join("usr/share/postgresql")).expect("the server's tree");
+        majors.flatten().next().expect("one major version").path().join("extension")
+    }
+
     /// Connects; panics when that fails.
     pub async fn connect(&self, login: &str, database: &str) -> Client {
         connect(&self.url(login, database)).await.unwrap_or_else(|error| panic!("connecting as {login}: {error:?}"))

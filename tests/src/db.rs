@@ -16,11 +16,20 @@ pub struct TestDb {
 impl TestDb {
     /// Makes one in the shared cluster.
     pub async fn create() -> Self {
+        Self::from_template("auth_template").await
+    }
+
+    /// Makes one without the extension.
+    pub async fn empty() -> Self {
+        Self::from_template("template1").await
+    }
+
+    async fn from_template(template: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let cluster = Cluster::shared();
         let name = format!("test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let admin = cluster.connect("postgres", "postgres").await;
-        admin.batch_execute(&format!("create database {name} template auth_template")).await.expect("create database");
+        admin.batch_execute(&format!("create database {name} template {template}")).await.expect("create database");
         Self { cluster, name }
     }
 

@@ -25,6 +25,9 @@
 //! |---|---|
 //! | [`cluster`] | the shared cluster, and [`OwnCluster`] for tests that crash or restore a whole one |
 //! | [`db`] | [`TestDb`] |
+//! | [`catalogue`] | what schema `auth` is and holds, in lines that can be compared |
+//! | [`past`] | a database with a past, and whether its clients can go on |
+//! | [`releases`] | the versions that were released, each installed on demand |
 //! | [`sql`] | one value, an error's SQLSTATE, the audit trail, time that passes |
 //! | [`tokens`] | secrets, proofs and verifiers, and sessions opened and rotated in SQL |
 //! | [`tenants`] | organizations with their people, and statements in somebody's name |
@@ -37,11 +40,14 @@
 //! Time passes by moving rows or settings (see [`TestDb::set`]), never by sleeping. A condition that comes about by
 //! itself is waited for with [`eventually`].
 
+pub mod catalogue;
 pub mod cluster;
 pub mod db;
 pub mod http;
 pub mod mail;
 pub mod oidc;
+pub mod past;
+pub mod releases;
 pub mod server;
 pub mod sql;
 pub mod tenants;
