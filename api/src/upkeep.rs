@@ -37,9 +37,17 @@ pub enum NotRight {
 pub async fn check_database(app: &App) -> Result<(), NotRight> {
     let health = app.db.health().await.map_err(NotRight::Unavailable)?;
     let expected = env!("CARGO_PKG_VERSION");
+    if health.library_version != expected {
+        return Err(NotRight::Wrong(format!(
+            "the server has loaded the library of auth_sessions {}, this service was built for {expected}. Install it on \
+             the database server (restart it when the library is preloaded), then run: alter extension auth_sessions \
+             update to '{expected}'",
+            health.library_version
+        )));
+    }
     if health.extension_version != expected {
         return Err(NotRight::Wrong(format!(
-            "the extension auth_sessions has version {}, this service was built for {expected}. Install it, then run: \
+            "the extension auth_sessions has version {} in this database, this service was built for {expected}. Run: \
              alter extension auth_sessions update to '{expected}'",
             health.extension_version
         )));

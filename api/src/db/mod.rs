@@ -71,7 +71,9 @@ pub struct Db {
 
 /// What readiness asks for.
 pub struct Health {
-    /// `auth.extension_version()`.
+    /// `auth.extension_version()`: of the library that the server has loaded.
+    pub library_version: String,
+    /// Of the extension's objects in this database, which `alter extension … update` moves.
     pub extension_version: String,
     /// Must be `read committed`.
     pub isolation: String,
@@ -113,9 +115,14 @@ impl Db {
 
     /// Whether the other end is what this service was built for.
     pub async fn health(&self) -> Result<Health, Problem> {
-        let sql = "select auth.extension_version(), current_setting('transaction_isolation')";
+        let sql = "select auth.extension_version(), extversion, current_setting('transaction_isolation')
+                     from pg_catalog.pg_extension where extname = 'auth_sessions'";
         let row = self.one(sql, &[]).await?;
-        Ok(Health { extension_version: column(&row, 0)?, isolation: column(&row, 1)? })
+        Ok(Health {
+            library_version: column(&row, 0)?,
+            extension_version: column(&row, 1)?,
+            isolation: column(&row, 2)?,
+        })
     }
 
     /// The peppers that verifiers use; each must be in the ring.
