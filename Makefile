@@ -1,7 +1,7 @@
 # auth_sessions: the front door. Each target is a script in .make/, where its first lines say more.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test install bench fmt lint clean
+.PHONY: help run test install bench release fmt lint clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -17,6 +17,9 @@ install: ## install the extension into an existing PostgreSQL: PG_CONFIG=/path/t
 
 bench: ## the benchmarks, on a private cluster of their own
 	@.make/bench
+
+release: ## freeze this version and begin the next: NEXT=X.Y.Z
+	@NEXT="$(NEXT)" .make/release
 
 fmt: ## format the Rust code
 	@cargo fmt

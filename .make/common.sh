@@ -35,6 +35,7 @@ die() {
 
 # The pinned versions are those of Cargo.toml.
 pgrx_version() { sed -n 's/^pgrx = "=\(.*\)"$/\1/p' "$ROOT/Cargo.toml"; }
+extension_version() { sed -n 's/^version = "\(.*\)"$/\1/p' "$ROOT/Cargo.toml"; }
 rust_version() { sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$ROOT/Cargo.toml"; }
 
 # 32 random bytes as base64url without padding: the form of every key the service reads.
