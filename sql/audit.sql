@@ -122,39 +122,66 @@ end
 $$;
 comment on function auth.protect_audit_partition is 'Internal. Gives a partition of the audit log its own protection and indexes; again, what it lacks of them.';
 
--- This month and the next three. Months are ordinary tables, made after the installation and not by it, so that a
--- dump carries them. A month that the DEFAULT partition already holds rows of stays there: moving rows would mean
--- deleting from a log that refuses deletion.
+create function auth.month_of(point timestamptz) returns timestamptz
+  language sql immutable parallel safe
+  return date_trunc('month', month_of.point at time zone 'UTC') at time zone 'UTC';
+comment on function auth.month_of is 'Internal. The beginning of the month (UTC) in which a time lies.';
+
+create function auth.next_month(point timestamptz) returns timestamptz
+  language sql immutable parallel safe
+  return (date_trunc('month', next_month.point at time zone 'UTC') + interval '1 month') at time zone 'UTC';
+comment on function auth.next_month is 'Internal. The beginning of the month (UTC) after that in which a time lies.';
+
+create function auth.audit_partition_name(point timestamptz) returns text
+  language sql stable parallel safe
+  return 'audit_log_' || to_char(audit_partition_name.point at time zone 'UTC', 'YYYY_MM');
+comment on function auth.audit_partition_name is 'Internal. What the partition of the month is called in which a time lies, if it has one.';
+
+-- Months are ordinary tables, made after the installation and not by it, so that a dump carries them. A month that the
+-- DEFAULT partition already holds rows of stays there: moving rows would mean deleting from a log that refuses deletion.
+create function auth.make_audit_partition(month timestamptz) returns boolean
+  language plpgsql volatile parallel unsafe
+  as $$
+declare
+  first_day timestamptz := auth.month_of(month);
+  next_month timestamptz := auth.next_month(month);
+  partition text := auth.audit_partition_name(month);
+begin
+  if exists (select from pg_class c where c.relnamespace = 'auth'::regnamespace and c.relname = partition)
+     or exists (select from auth.audit_log_default d where d.created_at >= first_day and d.created_at < next_month) then
+    return false;
+  end if;
+  -- A writer that has chosen the DEFAULT partition for a row must not find, when it gets there, that the month has one
+  -- of its own meanwhile. So writers wait here for a moment; and we do not make them wait behind a long transaction:
+  -- there are months of time to try again (lock_timeout, 55P03).
+  lock table auth.audit_log in share row exclusive mode;
+  -- Looked at again, now that nobody writes: a row may have come in while this waited.
+  if exists (select from auth.audit_log_default d where d.created_at >= first_day and d.created_at < next_month) then
+    return false;
+  end if;
+  execute format('create table auth.%I (like auth.audit_log including defaults including constraints)', partition);
+  perform auth.protect_audit_partition(format('auth.%I', partition)::regclass);
+  execute format('alter table auth.audit_log attach partition auth.%I for values from (%L) to (%L)',
+                 partition, first_day, next_month);
+  execute format('comment on table auth.%I is %L', partition, 'One month of auth.audit_log (UTC).');
+  return true;
+end
+$$;
+comment on function auth.make_audit_partition is 'Internal. Makes the partition of the month in which a time lies; false when there is one, or DEFAULT holds rows of it. The caller is its owner, auth_owner.';
+
 create function auth.maintain_audit_partitions() returns int
   language plpgsql volatile parallel unsafe security definer
   set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
   as $$
 declare
-  first_day timestamptz;
-  next_month timestamptz;
-  partition text;
   made int := 0;
 begin
   -- One maker at a time; the others find everything made.
   perform pg_advisory_xact_lock(hashtextextended('auth_sessions.maintain_audit_partitions', 0));
   for month in 0 .. 3 loop
-    first_day := (date_trunc('month', now() at time zone 'UTC') + make_interval(months => month)) at time zone 'UTC';
-    next_month := (date_trunc('month', now() at time zone 'UTC') + make_interval(months => month + 1)) at time zone 'UTC';
-    partition := format('audit_log_%s', to_char(first_day at time zone 'UTC', 'YYYY_MM'));
-    continue when exists (select from pg_class c where c.relnamespace = 'auth'::regnamespace and c.relname = partition);
-    continue when exists (select from auth.audit_log_default d where d.created_at >= first_day and d.created_at < next_month);
-    -- A writer that has chosen the DEFAULT partition for a row must not find, when it gets there, that the month has one
-    -- of its own meanwhile. So writers wait here for a moment; and we do not make them wait behind a long transaction:
-    -- there are months of time to try again (lock_timeout, 55P03).
-    lock table auth.audit_log in share row exclusive mode;
-    -- Looked at again, now that nobody writes: a row may have come in while this waited.
-    continue when exists (select from auth.audit_log_default d where d.created_at >= first_day and d.created_at < next_month);
-    execute format('create table auth.%I (like auth.audit_log including defaults including constraints)', partition);
-    perform auth.protect_audit_partition(format('auth.%I', partition)::regclass);
-    execute format('alter table auth.audit_log attach partition auth.%I for values from (%L) to (%L)',
-                   partition, first_day, next_month);
-    execute format('comment on table auth.%I is %L', partition, 'One month of auth.audit_log (UTC).');
-    made := made + 1;
+    if auth.make_audit_partition((date_trunc('month', now() at time zone 'UTC') + make_interval(months => month)) at time zone 'UTC') then
+      made := made + 1;
+    end if;
   end loop;
   return made;
 end

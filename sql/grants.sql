@@ -49,6 +49,11 @@ grant execute on function
   auth.register_client, auth.list_clients, auth.rotate_client_secret, auth.disable_client, auth.unlock_account
   to auth_admin;
 
+-- The audit log is closed month by month, and old months go. Verifying is for whoever watches too; so is what an auditor
+-- needs to make a digest by other means.
+grant execute on function auth.seal_audit_log, auth.drop_audit_partitions to auth_admin;
+grant execute on function auth.verify_audit_log, auth.seal_header, auth.audit_line to auth_monitor, auth_admin;
+
 -- Logs in whom a provider vouches for, on the word of the service, which verified the provider's signature: the one
 -- exception to "a session needs a proof", and so a login of its own that can do nothing else.
 grant execute on function auth.open_federated_session, auth.step_up_federated to auth_federation;
@@ -86,4 +91,5 @@ grant select (id, kind, user_id, created_at, expires_at, attempts, next_attempt_
 grant select (id, user_id, organization_id, name, scopes, created_at, expires_at, last_used_at, revoked_at, revoked_reason)
   on auth.personal_access_tokens to auth_api, auth_monitor, auth_admin;
 grant select on auth.audit_log to auth_api, auth_monitor, auth_admin;
+grant select on auth.audit_seals to auth_monitor, auth_admin;
 grant select on auth.recovery_windows, auth.identities to auth_monitor, auth_admin;

@@ -295,7 +295,7 @@ $$;
 comment on function auth.leave_organization is 'Ends the proved user''s own membership. Outcome left, with a new access token''s jti, last_owner, not_found or ended. This session lives on without an organization where it acted for that one; the user''s other sessions that act for it end.';
 
 -- The caller holds the locks of the organization and the user, and has checked every right. Sessions first, so that
--- their end carries the request's id; the trigger below finds none left.
+-- their end carries the request's id; the trigger (cascades.sql) finds none left.
 create function auth.end_membership(
   organization_id uuid, user_id uuid, role text, reason text, ip inet, user_agent text, correlation_id text
 ) returns int
@@ -318,53 +318,3 @@ begin
 end
 $$;
 comment on function auth.end_membership is 'Internal. Takes a user out of an organization; returns how many sessions ended.';
-
--- What any SQL that changes memberships must bring about, in its own transaction.
-create function auth.end_sessions_of_removed_member() returns trigger
-  language plpgsql security definer set search_path = pg_catalog, pg_temp set row_security = on
-  as $$
-begin
-  perform auth.revoke_live_sessions(old.user_id, of_organization => old.organization_id, reason => 'membership_removed');
-  perform auth.end_personal_access_tokens(old.user_id, 'membership_removed', of_organization => old.organization_id);
-  return null;
-end
-$$;
-comment on function auth.end_sessions_of_removed_member is 'Trigger: a session or personal access token that acts for an organization ends with the membership.';
-
-create trigger organization_members_end_sessions after delete on auth.organization_members
-  for each row execute function auth.end_sessions_of_removed_member();
-create trigger organization_members_end_sessions_of_moved after update on auth.organization_members
-  for each row when ((new.organization_id, new.user_id) is distinct from (old.organization_id, old.user_id))
-  execute function auth.end_sessions_of_removed_member();
-
-create function auth.record_changed_member() returns trigger
-  language plpgsql security definer set search_path = pg_catalog, pg_temp set row_security = on
-  as $$
-begin
-  -- A function that acts for somebody writes its own row, with the request's id.
-  if auth.current_user_id() is null then
-    if tg_op = 'DELETE' then
-      perform auth.record_event('user_role_removed', 'info', true, old.user_id, old.organization_id,
-                                details => jsonb_build_object('role', old.role));
-    else
-      perform auth.record_event('user_role_changed', 'info', true, new.user_id, new.organization_id,
-                                details => jsonb_build_object('from', old.role, 'to', new.role));
-    end if;
-  end if;
-  -- No function leaves an organization without an owner; SQL by hand may (the owner's account is deleted), and whoever
-  -- is on call should know.
-  if old.role = 'ORGANIZATION_OWNER'
-     and exists (select from auth.organizations o where o.id = old.organization_id)
-     and not exists (select from auth.organization_members m
-                      where m.organization_id = old.organization_id and m.role = 'ORGANIZATION_OWNER') then
-    perform auth.record_event('organization_without_owner', 'warning', true, old.user_id, old.organization_id);
-  end if;
-  return null;
-end
-$$;
-comment on function auth.record_changed_member is 'Trigger: a role that is changed or taken away by SQL has its audit row, and so has an organization that lost its last owner by it.';
-
-create trigger organization_members_record_change after update on auth.organization_members
-  for each row when (new.* is distinct from old.*) execute function auth.record_changed_member();
-create trigger organization_members_record_removal after delete on auth.organization_members
-  for each row execute function auth.record_changed_member();

@@ -82,6 +82,8 @@ begin
                               correlation_id => correlation_id,
                               details => more_details || jsonb_build_object('reason', left(reason, 200),
                                                                             'token_ids', to_jsonb(ended)));
+    perform pg_notify('auth_events', json_build_object('action', 'personal_access_token_revoked', 'user_id', of_user,
+                                                       'tokens', cardinality(ended))::text);
   end if;
   return coalesce(cardinality(ended), 0);
 end

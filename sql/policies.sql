@@ -29,6 +29,7 @@ create policy operators_read on auth.sessions for select to auth_monitor, auth_a
 create policy operators_read on auth.mail_outbox for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.recovery_windows for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.audit_log for select to auth_monitor, auth_admin using (true);
+create policy operators_read on auth.audit_seals for select to auth_monitor, auth_admin using (true);
 
 -- What a personal access token may read hangs on its scopes; a session has them all.
 create policy own_rows on auth.users for select to auth_api

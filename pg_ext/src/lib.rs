@@ -12,6 +12,7 @@ mod identity;
 mod primitives;
 mod rotation;
 mod schema;
+mod seals;
 mod settings;
 
 ::pgrx::pg_module_magic!();

@@ -256,6 +256,7 @@ async fn each_role_may_call_exactly_what_is_listed() {
     let operator = [
         "cleanup_expired_sessions",
         "disable_client",
+        "drop_audit_partitions",
         "handle_token_replay",
         "list_clients",
         "maintain_audit_partitions",
@@ -263,13 +264,19 @@ async fn each_role_may_call_exactly_what_is_listed() {
         "register_client",
         "revoke_session_family",
         "rotate_client_secret",
+        "seal_audit_log",
         "unlock_account",
     ];
-    let mut for_operators = [&who_am_i[..], &operator[..]].concat();
-    for_operators.sort_unstable();
+    let sorted = |parts: &[&[&'static str]]| {
+        let mut names = parts.concat();
+        names.sort_unstable();
+        names
+    };
+    let for_watchers = sorted(&[&who_am_i, &["audit_line", "seal_header", "verify_audit_log"]]);
+    let for_operators = sorted(&[&for_watchers, &operator]);
     for (role, expected) in [
         ("auth_api", FOR_THE_SERVICE),
-        ("auth_monitor", &who_am_i[..]),
+        ("auth_monitor", &for_watchers),
         ("auth_admin", &for_operators),
         ("auth_mailer", &["claim_mail", "fail_mail", "finish_mail"]),
         ("auth_federation", &["open_federated_session", "step_up_federated"]),

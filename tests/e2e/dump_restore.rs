@@ -1,6 +1,7 @@
 //! A dump brings everything back into a cluster that has never heard of the extension; and what `create extension` and
 //! `drop extension` leave, refuse and take along.
 
+use auth_sessions_tests::audit_log::{make_past_month, write_past_events};
 use auth_sessions_tests::catalogue::{columns, contents, difference, facts};
 use auth_sessions_tests::past::Past;
 use auth_sessions_tests::sql::{refusal, run, sqlstate, value, values};
@@ -13,6 +14,10 @@ async fn a_dump_restored_into_an_empty_cluster_goes_on_where_it_was() {
     let db = TestDb::create().await;
     let (service, admin) = (db.connect_as("auth_service").await, db.superuser().await);
     let past = Past::live(&service, &admin).await;
+    // A month of the audit log that is over, and sealed.
+    make_past_month(&admin, 2).await;
+    write_past_events(&admin, 2, 20).await;
+    run(&admin, "select auth.seal_audit_log()", &[]).await;
     let columns = columns(&admin).await;
     let (expected, rows) = (facts(&admin).await, contents(&admin, &columns).await);
 
@@ -41,6 +46,13 @@ async fn a_dump_restored_into_an_empty_cluster_goes_on_where_it_was() {
         let service = elsewhere.connect("postgres", "auth").await;
         service.batch_execute("set role auth_api").await.unwrap();
         past.goes_on(&service, &there, format).await;
+        let verified: Vec<String> = values(&there, "select outcome from auth.verify_audit_log()", &[]).await;
+        assert!(verified.len() >= 2 && verified.iter().all(|outcome| outcome == "intact"), "{format}: {verified:?}");
+        assert_eq!(value::<i32>(&there, "select auth.seal_audit_log()", &[]).await, 0, "{format}");
+        let late =
+            "insert into auth.audit_log (action, severity, success, created_at) select 'late', 'info', true, from_time
+                      from auth.audit_seals where partition <> 'audit_log_default'";
+        assert_eq!(sqlstate(&there, late).await, "55000", "{format}: still sealed");
         assert_eq!(rotate(&service, past.held_by_another_client()).await.outcome, "rotated", "{format}");
         drop((there, service));
         run(&server, "drop database auth with (force)", &[]).await;

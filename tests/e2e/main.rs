@@ -46,6 +46,7 @@ mod revocation;
 mod rotation;
 mod rotation_audit;
 mod rotation_races;
+mod seals;
 mod security_events;
 mod session_policy;
 mod sessions_races;

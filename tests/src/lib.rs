@@ -29,6 +29,7 @@
 //! | [`past`] | a database with a past, and whether its clients can go on |
 //! | [`releases`] | the versions that were released, each installed on demand |
 //! | [`sql`] | one value, an error's SQLSTATE, the audit trail, time that passes |
+//! | [`audit_log`] | months of the audit log that are long over |
 //! | [`tokens`] | secrets, proofs and verifiers, and sessions opened and rotated in SQL |
 //! | [`tenants`] | organizations with their people, and statements in somebody's name |
 //! | [`server`] | [`Server`]: the service as a process |
@@ -40,6 +41,7 @@
 //! Time passes by moving rows or settings (see [`TestDb::set`]), never by sleeping. A condition that comes about by
 //! itself is waited for with [`eventually`].
 
+pub mod audit_log;
 pub mod catalogue;
 pub mod cluster;
 pub mod db;
