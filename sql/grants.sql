@@ -70,6 +70,9 @@ grant execute on function
   auth.request_password_reset, auth.check_password_reset, auth.reset_password, auth.change_password
   to auth_api;
 
+-- After another system was taken over: what its refresh tokens are still good for.
+grant execute on function auth.exchange_adopted_token, auth.end_adopted_session to auth_api;
+
 -- The mailer works the outbox by these, and reads nothing beside it. Nobody else is shown a link.
 grant execute on function auth.claim_mail, auth.finish_mail, auth.fail_mail to auth_mailer;
 
@@ -86,6 +89,7 @@ grant select (id, family_id, user_id, organization_id, created_at, auth_time, ex
               revoked_reason, reused_jti_of, amr, device_hash, device_name, user_agent, last_ip_cidr, generation,
               last_used_at, rotated_at, idle_expires_at)
   on auth.sessions to auth_api, auth_monitor, auth_admin;
+grant select (session_id, is_current, adopted_at) on auth.adopted_tokens to auth_monitor, auth_admin;
 grant select (id, kind, user_id, created_at, expires_at, attempts, next_attempt_at, leased_until, sent_at, failed_at, last_error)
   on auth.mail_outbox to auth_monitor, auth_admin;
 grant select (id, user_id, organization_id, name, scopes, created_at, expires_at, last_used_at, revoked_at, revoked_reason)

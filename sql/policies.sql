@@ -26,6 +26,7 @@ create policy operators_read on auth.identities for select to auth_monitor, auth
 create policy operators_read on auth.organization_invitations for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.personal_access_tokens for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.sessions for select to auth_monitor, auth_admin using (true);
+create policy operators_read on auth.adopted_tokens for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.mail_outbox for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.recovery_windows for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.audit_log for select to auth_monitor, auth_admin using (true);

@@ -196,6 +196,19 @@ comment on column auth.sessions.token_verifier is 'SHA-256 of the proof of the c
 comment on column auth.sessions.previous_token_verifier is 'The verifier before; a retry is recognised by it.';
 comment on column auth.sessions.rotation_nonce is 'With the old token''s secret it derives the successor; handed out again to a retry.';
 
+-- The tokens of a system that was taken over, of which people still hold some: see adoption.sql.
+create table auth.adopted_tokens (
+  token_verifier bytea primary key,
+  session_id uuid not null references auth.sessions (id) on delete cascade,
+  is_current boolean not null,
+  adopted_at timestamptz not null default clock_timestamp(),
+  constraint adopted_tokens_check check (octet_length(token_verifier) = 32)
+);
+create index adopted_tokens_session_id_idx on auth.adopted_tokens (session_id);
+comment on table auth.adopted_tokens is 'Refresh tokens of the system that was taken over, current ones and consumed ones. They go with their session, so that none is left after auth_sessions.session_max_age and .session_retention.';
+comment on column auth.adopted_tokens.token_verifier is 'SHA-256 of the proof; the proof is the hash that the old system kept: SHA-256(token), or HMAC-SHA-256(its key, token).';
+comment on column auth.adopted_tokens.is_current is 'Whether it was its session''s current token when it was adopted. One that was not is a replay whenever it is shown.';
+
 -- What a mail's link proves: that whoever shows it reads the mailbox. The database makes the token and keeps its
 -- verifier; the token itself is only in the mail. One row per user and purpose, so that asking again replaces, and so
 -- ends, the link before.
@@ -397,6 +410,7 @@ select pg_catalog.pg_extension_config_dump('auth.identities', '');
 select pg_catalog.pg_extension_config_dump('auth.accepted_id_tokens', '');
 select pg_catalog.pg_extension_config_dump('auth.organization_invitations', '');
 select pg_catalog.pg_extension_config_dump('auth.sessions', '');
+select pg_catalog.pg_extension_config_dump('auth.adopted_tokens', '');
 select pg_catalog.pg_extension_config_dump('auth.one_time_tokens', '');
 select pg_catalog.pg_extension_config_dump('auth.personal_access_tokens', '');
 select pg_catalog.pg_extension_config_dump('auth.recovery_windows', '');

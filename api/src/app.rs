@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     access_token::AccessTokens,
+    adopted_token::{AdoptedTokens, Shown},
     client_address::Proxies,
     cookies::CookiePolicy,
     db::Db,
@@ -40,6 +41,8 @@ pub struct App {
     pub db: Db,
     /// Keys of refresh tokens.
     pub token_keys: TokenKeys,
+    /// Refresh tokens of a system that was taken over, where there are any.
+    pub adopted_tokens: Option<AdoptedTokens>,
     /// Signs and verifies access tokens.
     pub access_tokens: AccessTokens,
     /// Life of an access token.
@@ -66,6 +69,13 @@ pub struct App {
     pub proxies: Proxies,
     /// Whether the database is right.
     pub readiness: Readiness,
+}
+
+impl App {
+    /// What a client shows for a refresh, or to be logged out. None when it cannot be a token.
+    pub fn read_refresh_token(&self, token: &str) -> Option<Shown<'_>> {
+        Shown::read(&self.token_keys, self.adopted_tokens.as_ref(), token)
+    }
 }
 
 /// The name of a request: the client's own, when it is a sane one, or a random one.

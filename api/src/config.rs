@@ -1,5 +1,6 @@
 //! Every setting: its name, its default, what it means, and its check. Nothing else reads the environment.
 
+mod adoption;
 mod federation;
 mod issuer;
 mod limits;
@@ -11,6 +12,7 @@ use cookie::SameSite;
 
 use crate::{
     access_token::AccessTokens,
+    adopted_token::AdoptedTokens,
     client_address::Proxies,
     cookies::CookiePolicy,
     keys::{GENERATE, Peppers, SigningKeys, TokenKeys},
@@ -105,7 +107,7 @@ const SETTINGS: &[(&str, &str, &str)] = &[
 
 /// All settings: these, and those that have a file of their own.
 fn settings() -> impl Iterator<Item = &'static (&'static str, &'static str, &'static str)> {
-    let own = [federation::SETTINGS, issuer::SETTINGS, limits::SETTINGS, mail::SETTINGS];
+    let own = [adoption::SETTINGS, federation::SETTINGS, issuer::SETTINGS, limits::SETTINGS, mail::SETTINGS];
     SETTINGS.iter().chain(own.into_iter().flatten())
 }
 
@@ -191,6 +193,8 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// Keys of refresh tokens.
     pub token_keys: TokenKeys,
+    /// Refresh tokens of a system that was taken over.
+    pub adopted_tokens: Option<AdoptedTokens>,
     /// Keys of password proofs.
     pub peppers: Peppers,
     /// Signs and verifies access tokens.
@@ -344,6 +348,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             database: self.database()?,
             federation: self.federation(&token_keys)?,
             token_keys,
+            adopted_tokens: self.adopted_tokens()?,
             peppers: Peppers::parse("PASSWORD_PEPPERS", &self.key("PASSWORD_PEPPERS")?)?,
             access_tokens: AccessTokens::new(signing_keys, issuer, self.text("JWT_AUDIENCE")),
             metadata,

@@ -14,7 +14,7 @@ use poem::{
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
-use crate::keys::TokenKeys;
+use crate::{adopted_token::AdoptedTokens, keys::TokenKeys};
 
 /// The access token. `__Host-`: from this host itself, for all its paths, over TLS (RFC 6265bis §4.1.3.2).
 pub const ACCESS: &str = "__Host-auth_access";
@@ -42,10 +42,15 @@ pub fn read<'r>(request: &'r Request, name: &str) -> Option<&'r str> {
     }
 }
 
-/// The refresh token of a request's cookie, and whether the browser keeps it when it is closed.
-pub fn read_refresh(request: &Request) -> Option<(&str, bool)> {
-    let value = read(request, REFRESH)?;
-    Some(value.strip_suffix(UNREMEMBERED).map_or((value, true), |token| (token, false)))
+/// The refresh token of a request's cookie, and whether the browser keeps it when it is closed. Where there is no cookie of
+/// ours, that of a system that was taken over.
+pub fn read_refresh<'r>(request: &'r Request, adopted: Option<&AdoptedTokens>) -> Option<(&'r str, bool)> {
+    if let Some(value) = read(request, REFRESH) {
+        return Some(value.strip_suffix(UNREMEMBERED).map_or((value, true), |token| (token, false)));
+    }
+    let adopted = adopted?;
+    // A cookie without our prefix can be planted by a neighbouring host: no token of ours is taken from it.
+    read(request, adopted.cookie.as_deref()?).filter(|token| adopted.may_have(token)).map(|token| (token, true))
 }
 
 /// How a browser is to treat our cookies.

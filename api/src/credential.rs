@@ -21,7 +21,6 @@ use crate::{
     device::Caller,
     error::{Code, Problem},
     personal_access_token::{self, PersonalAccessToken},
-    refresh_token,
 };
 
 const BEARER: &str = "bearer";
@@ -151,11 +150,11 @@ pub struct RefreshCookie {
 impl<'a> FromRequest<'a> for RefreshCookie {
     async fn from_request(request: &'a Request, _: &mut RequestBody) -> Result<Self> {
         let app = request.data::<Arc<App>>().ok_or_else(|| Problem::from(Code::InternalError))?;
-        let cookie = cookies::read_refresh(request);
+        let cookie = cookies::read_refresh(request, app.adopted_tokens.as_ref());
         let token = cookie.map(|(token, _)| {
             // What cannot be read is nobody's, and is refused by whoever uses it.
-            if let Some(presented) = refresh_token::decode(&app.token_keys, token) {
-                check_csrf(app, request, presented.session_id)?;
+            if let Some(shown) = app.read_refresh_token(token) {
+                check_csrf(app, request, shown.csrf_subject())?;
             }
             Ok(token.to_owned())
         });

@@ -14,9 +14,9 @@ use serde::{Deserialize, Deserializer, de::Error};
 use zeroize::Zeroizing;
 
 use crate::{
+    adopted_token::{MAX_LENGTH, MIN_LENGTH},
     common_passwords::is_common,
     error::{Code, Problem},
-    refresh_token::LENGTH,
 };
 
 /// A rule for a text field.
@@ -234,10 +234,9 @@ rule! {
     }
 }
 rule! {
-    /// A refresh token. Any other text is refused by [`crate::refresh_token::decode`], like one that was revoked.
-    RefreshToken, Code::InvalidRefreshToken,
-    MetaSchema { pattern: Some("^asr_[A-Za-z0-9_-]{118}$".into()), ..text(LENGTH, LENGTH) },
-    |_| true
+    /// A refresh token: one of ours, which `App::read_refresh_token` knows by its form, or one of a system that was taken
+    /// over, which has any form. Every other text is refused like a token that was revoked.
+    RefreshToken, Code::InvalidRefreshToken, text(MIN_LENGTH, MAX_LENGTH), |_| true
 }
 rule! {
     /// Any token, of whatever kind, or something that is none.

@@ -93,6 +93,7 @@ pub struct TokenKey {
     pub id: [u8; 4],
     mac: Zeroizing<[u8; 32]>,
     derive: Zeroizing<[u8; 32]>,
+    derive_adopted: Zeroizing<[u8; 32]>,
     csrf: Zeroizing<[u8; 32]>,
     login_state: Zeroizing<[u8; 64]>,
 }
@@ -109,6 +110,7 @@ impl TokenKey {
             id: secret.id(),
             mac: expand(&hkdf, b"auth_sessions refresh token mac v1"),
             derive: expand(&hkdf, b"auth_sessions refresh token derive v1"),
+            derive_adopted: expand(&hkdf, b"auth_sessions adopted token derive v1"),
             csrf: expand(&hkdf, b"auth_sessions csrf token v1"),
             login_state: expand(&hkdf, b"auth_sessions login state v1"),
         }
@@ -132,6 +134,11 @@ impl TokenKey {
     /// A pseudo-random value that only this key can repeat.
     pub fn derive(&self, parts: &[&[u8]]) -> [u8; 32] {
         hmac_sha256(&*self.derive, parts)
+    }
+
+    /// The same for what follows upon a token of another system, which can be any text.
+    pub fn derive_adopted(&self, parts: &[&[u8]]) -> [u8; 32] {
+        hmac_sha256(&*self.derive_adopted, parts)
     }
 }
 
@@ -180,10 +187,10 @@ impl Peppers {
         self.0.iter().any(|(other, _)| *other == id)
     }
 
-    /// The password proof: HMAC-SHA-256(pepper, argon2id output). None when the pepper is not in the ring.
-    pub fn proof(&self, id: i32, argon2_output: &[u8; 32]) -> Option<[u8; 32]> {
+    /// The password proof: HMAC-SHA-256(pepper, output of the password's scheme). None when the pepper is not in the ring.
+    pub fn proof(&self, id: i32, output: &[u8]) -> Option<[u8; 32]> {
         let (_, pepper) = self.0.iter().find(|(other, _)| *other == id)?;
-        Some(hmac_sha256(&pepper.0, &[argon2_output]))
+        Some(hmac_sha256(&pepper.0, &[output]))
     }
 }
 

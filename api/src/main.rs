@@ -2,6 +2,7 @@
 //! decision is made in the database.
 
 mod access_token;
+mod adopted_token;
 mod app;
 mod client_address;
 mod client_authentication;
@@ -129,6 +130,7 @@ async fn run(config: Config) -> Result<(), String> {
     let app = Arc::new(App {
         db: db::Db::new(config.database)?,
         token_keys: config.token_keys,
+        adopted_tokens: config.adopted_tokens,
         access_tokens: config.access_tokens,
         access_token_ttl: config.access_token_ttl,
         cookies: config.cookies,

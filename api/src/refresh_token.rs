@@ -27,9 +27,14 @@ const TAG: usize = 16;
 pub struct TokenSecret(Zeroizing<[u8; 32]>);
 
 impl TokenSecret {
+    /// A derived one.
+    pub fn new(secret: [u8; 32]) -> Self {
+        Self(Zeroizing::new(secret))
+    }
+
     /// A new one, for the first token of a session.
     pub fn random() -> Self {
-        Self(Zeroizing::new(keys::random()))
+        Self::new(keys::random())
     }
 
     /// What is shown to the database.
@@ -49,6 +54,19 @@ impl TokenSecret {
 /// with the same successor even when the retry comes with the token's other spelling: while a key is being rolled out,
 /// two nodes spell one token with two keys.
 pub type RotationNonce = [u8; 16];
+
+/// A nonce for a rotation whose successor that key derives.
+pub fn new_nonce(key: &TokenKey) -> RotationNonce {
+    let mut nonce = keys::random();
+    nonce[..4].copy_from_slice(&key.id);
+    nonce
+}
+
+/// The key that a nonce names; none when it is not in the ring any more.
+pub fn key_of(keys: &TokenKeys, nonce: RotationNonce) -> Option<&TokenKey> {
+    let [a, b, c, d, ..] = nonce;
+    keys.find([a, b, c, d])
+}
 
 /// Part of a token that was found authentic by its tag: what the client presented.
 pub struct Presented<'k> {
@@ -72,19 +90,16 @@ impl fmt::Debug for Presented<'_> {
 impl Presented<'_> {
     /// A nonce for rotating this token.
     pub fn new_nonce(&self) -> RotationNonce {
-        let mut nonce = keys::random();
-        nonce[..4].copy_from_slice(&self.key.id);
-        nonce
+        new_nonce(self.key)
     }
 
     /// The secret of the next generation: whoever has this token, the key and the nonce gets the same one.
     ///
     /// None when the key that the nonce names is not in the ring any more.
     pub fn successor(&self, keys: &TokenKeys, nonce: RotationNonce, next_generation: i32) -> Option<TokenSecret> {
-        let [a, b, c, d, ..] = nonce;
-        let key = keys.find([a, b, c, d])?;
+        let key = key_of(keys, nonce)?;
         let parts: [&[u8]; 4] = [&*self.secret.0, &nonce, self.session_id.as_bytes(), &next_generation.to_be_bytes()];
-        Some(TokenSecret(Zeroizing::new(key.derive(&parts))))
+        Some(TokenSecret::new(key.derive(&parts)))
     }
 }
 
@@ -129,7 +144,7 @@ pub fn decode<'k>(keys: &'k TokenKeys, token: &str) -> Option<Presented<'k>> {
         // Beyond 2^31-1 there is no generation; no authentic token has it.
         generation: i32::try_from(u32::from_be_bytes(*generation)).ok()?,
         ticket: *ticket,
-        secret: TokenSecret(Zeroizing::new(secret)),
+        secret: TokenSecret::new(secret),
         key,
     })
 }

@@ -23,6 +23,7 @@ extension_sql_file!("../../sql/personal_access_tokens.sql", name = "personal_acc
 extension_sql_file!("../../sql/email.sql", name = "email", requires = ["personal_access_tokens"]);
 extension_sql_file!("../../sql/passwords.sql", name = "passwords", requires = ["email"]);
 extension_sql_file!("../../sql/clients.sql", name = "clients", requires = ["passwords"]);
-extension_sql_file!("../../sql/views.sql", name = "views", requires = ["clients"]);
+extension_sql_file!("../../sql/adoption.sql", name = "adoption", requires = ["clients"]);
+extension_sql_file!("../../sql/views.sql", name = "views", requires = ["adoption"]);
 extension_sql_file!("../../sql/policies.sql", name = "policies", requires = ["views"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);

@@ -104,7 +104,7 @@ async fn every_table_is_guarded_owned_and_granted_column_by_column() {
             "select c.oid::regclass || ' ' || acl.grantee::regrole from pg_class c, aclexplode(c.relacl) acl
               where c.oid in ('auth.users'::regclass, 'auth.sessions'::regclass, 'auth.instance'::regclass,
                               'auth.attempts'::regclass, 'auth.one_time_tokens'::regclass, 'auth.mail_outbox'::regclass,
-                              'auth.organization_invitations'::regclass) and acl.grantee <> c.relowner",
+                              'auth.organization_invitations'::regclass, 'auth.adopted_tokens'::regclass) and acl.grantee <> c.relowner",
         ),
         (
             "a secret column is granted",
@@ -201,8 +201,10 @@ const FOR_THE_SERVICE: &[&str] = &[
     "current_scopes",
     "current_session_id",
     "current_user_id",
+    "end_adopted_session",
     "end_organization_session",
     "end_session",
+    "exchange_adopted_token",
     "extension_version",
     "has_scope",
     "introspect_token",

@@ -1,6 +1,7 @@
 //! A dump brings everything back into a cluster that has never heard of the extension; and what `create extension` and
 //! `drop extension` leave, refuse and take along.
 
+use auth_sessions_tests::adopted::{adopt_session, exchange};
 use auth_sessions_tests::audit_log::{make_past_month, write_past_events};
 use auth_sessions_tests::catalogue::{columns, contents, difference, facts};
 use auth_sessions_tests::past::Past;
@@ -18,6 +19,7 @@ async fn a_dump_restored_into_an_empty_cluster_goes_on_where_it_was() {
     make_past_month(&admin, 2).await;
     write_past_events(&admin, 2, 20).await;
     run(&admin, "select auth.seal_audit_log()", &[]).await;
+    adopt_session(&admin, "ada@example.org", "a token of another system", &["consumed there"]).await;
     let columns = columns(&admin).await;
     let (expected, rows) = (facts(&admin).await, contents(&admin, &columns).await);
 
@@ -53,6 +55,7 @@ async fn a_dump_restored_into_an_empty_cluster_goes_on_where_it_was() {
             "insert into auth.audit_log (action, severity, success, created_at) select 'late', 'info', true, from_time
                       from auth.audit_seals where partition <> 'audit_log_default'";
         assert_eq!(sqlstate(&there, late).await, "55000", "{format}: still sealed");
+        assert_eq!(exchange(&service, "a token of another system").await.outcome, "rotated", "{format}");
         assert_eq!(rotate(&service, past.held_by_another_client()).await.outcome, "rotated", "{format}");
         drop((there, service));
         run(&server, "drop database auth with (force)", &[]).await;

@@ -2,6 +2,8 @@
 
 mod accounts;
 mod accounts_http;
+mod adopted_http;
+mod adopted_tokens;
 mod audit;
 mod bad_input;
 mod browser;

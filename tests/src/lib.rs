@@ -31,6 +31,7 @@
 //! | [`sql`] | one value, an error's SQLSTATE, the audit trail, time that passes |
 //! | [`audit_log`] | months of the audit log that are long over |
 //! | [`tokens`] | secrets, proofs and verifiers, and sessions opened and rotated in SQL |
+//! | [`adopted`] | sessions of a system that was taken over |
 //! | [`tenants`] | organizations with their people, and statements in somebody's name |
 //! | [`server`] | [`Server`]: the service as a process |
 //! | [`http`] | [`Api`]: a client of it |
@@ -41,6 +42,7 @@
 //! Time passes by moving rows or settings (see [`TestDb::set`]), never by sleeping. A condition that comes about by
 //! itself is waited for with [`eventually`].
 
+pub mod adopted;
 pub mod audit_log;
 pub mod catalogue;
 pub mod cluster;

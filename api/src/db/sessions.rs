@@ -1,11 +1,15 @@
 //! Opening, rotating and ending sessions: the functions that take a proof.
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::tokio_postgres::Row;
+use deadpool_postgres::{
+    GenericClient,
+    tokio_postgres::{Error, Row},
+};
 use uuid::Uuid;
 
-use super::{Db, bytes, column, named, refused};
+use super::{Db, Params, bytes, column, named, refused};
 use crate::{
+    adopted_token::{AdoptedToken, Shown},
     device::Caller,
     error::{Code, Problem},
     password::NewVerifier,
@@ -147,6 +151,17 @@ pub enum Rotation {
     Refused(String),
 }
 
+impl Rotation {
+    fn read(row: &Row) -> Result<Self, Problem> {
+        Ok(match named(row, "outcome")? {
+            "rotated" | "retried" => Self::Granted(Grant::read(row)?),
+            "retained" => Self::Retained(Grant::read(row)?),
+            "limited" => Self::Limited(named::<Option<f64>>(row, "retry_after_seconds")?.unwrap_or_default()),
+            outcome => Self::Refused(outcome.to_owned()),
+        })
+    }
+}
+
 /// The answer to a sign-up.
 pub enum SignUp {
     /// User, organization and session exist.
@@ -245,12 +260,38 @@ impl Db {
                 ],
             )
             .await?;
-        match named(&row, "outcome")? {
-            "rotated" | "retried" => Ok(Rotation::Granted(Grant::read(&row)?)),
-            "retained" => Ok(Rotation::Retained(Grant::read(&row)?)),
-            "limited" => Ok(Rotation::Limited(named::<Option<f64>>(&row, "retry_after_seconds")?.unwrap_or_default())),
-            outcome => Ok(Rotation::Refused(outcome.to_owned())),
-        }
+        Rotation::read(&row)
+    }
+
+    /// Exchanges a token of a system that was taken over: the same, for the first token of its session.
+    pub async fn exchange_adopted_token(
+        &self,
+        adopted: &AdoptedToken,
+        next_verifier: [u8; 32],
+        nonce: RotationNonce,
+        is_shared: bool,
+        caller: &Caller,
+    ) -> Result<Rotation, Problem> {
+        let sql = "select r.*, extract(epoch from r.retry_after)::float8 as retry_after_seconds, p.* \
+            from auth.exchange_adopted_token(token_proof => $1, next_token_verifier => $2, rotation_nonce => $3, \
+                ip => $4, user_agent => $5, device_hash => $6, correlation_id => $7, is_shared => $8) r \
+            left join lateral auth.session_profile(r.session_id) p on true";
+        let row = self
+            .one(
+                sql,
+                &[
+                    &adopted.proof().as_slice(),
+                    &next_verifier.as_slice(),
+                    &nonce.as_slice(),
+                    &caller.ip,
+                    &caller.user_agent,
+                    &caller.device_hash.as_ref().map(<[u8; 32]>::as_slice),
+                    &caller.request_id,
+                    &is_shared,
+                ],
+            )
+            .await?;
+        Rotation::read(&row)
     }
 
     /// Makes a user, an organization where one is asked for, and a session, or nothing at all.
@@ -380,49 +421,55 @@ impl Db {
     }
 
     /// Ends the session of a refresh token (RFC 7009); how many were ended.
-    pub async fn end_session(&self, presented: &Presented<'_>, caller: &Caller) -> Result<u32, Problem> {
-        let (ticket, proof) = (presented.ticket.as_slice(), presented.secret.proof());
-        let row = self
-            .one(
-                END_SESSION,
-                &[&presented.session_id, &presented.generation, &ticket, &proof.as_slice(), &caller.request_id],
-            )
-            .await?;
-        Ok(u32::from(column::<bool>(&row, 0)?))
+    pub async fn end_session(&self, shown: &Shown<'_>, caller: &Caller) -> Result<u32, Problem> {
+        let connection = self.connection().await?;
+        match end(&connection, shown, caller).await {
+            Ok(row) => Ok(u32::from(column::<bool>(&row, 0)?)),
+            Err(error) => Err(refused(connection, &error)),
+        }
     }
 
     /// The same, and all other sessions of that user. A genuine token of a session that is over still proves who asks.
-    pub async fn end_all_sessions(&self, presented: &Presented<'_>, caller: &Caller) -> Result<u32, Problem> {
-        let others = "select auth.revoke_user_sessions(user_id => auth.current_user_id(), reason => 'logged_out', \
-                correlation_id => $1) where auth.current_user_id() is not null";
+    pub async fn end_all_sessions(&self, shown: &Shown<'_>, caller: &Caller) -> Result<u32, Problem> {
+        let others = "select coalesce((select auth.revoke_user_sessions(user_id => auth.current_user_id(), \
+                reason => 'logged_out', correlation_id => $1) where auth.current_user_id() is not null), 0)";
         let mut connection = self.connection().await?;
         let result = async {
             let transaction = connection.transaction().await?;
-            let end = transaction.prepare_cached(END_SESSION).await?;
-            let (ticket, proof) = (presented.ticket.as_slice(), presented.secret.proof());
-            let ended = transaction
-                .query(
-                    &end,
-                    &[&presented.session_id, &presented.generation, &ticket, &proof.as_slice(), &caller.request_id],
-                )
-                .await?;
+            let ended = end(&transaction, shown, caller).await?;
             let all = transaction.prepare_cached(others).await?;
-            let revoked = transaction.query(&all, &[&caller.request_id]).await?;
+            let revoked = transaction.query_one(&all, &[&caller.request_id]).await?;
             transaction.commit().await?;
             Ok((ended, revoked))
         };
-        let (ended, revoked) = match result.await {
-            Ok(rows) => rows,
-            Err(error) => return Err(refused(connection, &error)),
-        };
-        let ended = ended.first().map_or(Ok(false), |row| column(row, 0))?;
-        let revoked: i32 = revoked.first().map_or(Ok(0), |row| column(row, 0))?;
-        Ok(u32::from(ended) + revoked.unsigned_abs())
+        match result.await {
+            Ok((ended, revoked)) => {
+                Ok(u32::from(column::<bool>(&ended, 0)?) + column::<i32>(&revoked, 0)?.unsigned_abs())
+            }
+            Err(error) => Err(refused(connection, &error)),
+        }
     }
 }
 
-const END_SESSION: &str = "select auth.end_session(session_id => $1, generation => $2, ticket => $3, \
-    token_proof => $4, correlation_id => $5)";
+/// Ends the session of a token; whether this did.
+async fn end(client: &impl GenericClient, shown: &Shown<'_>, caller: &Caller) -> Result<Row, Error> {
+    match shown {
+        Shown::Own(presented) => {
+            let sql = "select auth.end_session(session_id => $1, generation => $2, ticket => $3, token_proof => $4, \
+                correlation_id => $5)";
+            let end = client.prepare_cached(sql).await?;
+            let (ticket, proof) = (presented.ticket.as_slice(), presented.secret.proof());
+            let params: Params<'_> =
+                &[&presented.session_id, &presented.generation, &ticket, &proof.as_slice(), &caller.request_id];
+            client.query_one(&end, params).await
+        }
+        Shown::Adopted(adopted) => {
+            let sql = "select auth.end_adopted_session(token_proof => $1, correlation_id => $2)";
+            let end = client.prepare_cached(sql).await?;
+            client.query_one(&end, &[&adopted.proof().as_slice(), &caller.request_id]).await
+        }
+    }
+}
 
 pub(super) fn unknown_outcome(outcome: &str) -> Problem {
     tracing::error!(outcome, "the database answered with an outcome that this version does not know");

@@ -12,7 +12,6 @@ use crate::{
     cookies,
     error::{Code, Fail, Problem, refusals},
     json::Json,
-    refresh_token,
 };
 
 /// What to show beside the cookies.
@@ -36,7 +35,10 @@ impl<'a> FromRequest<'a> for CookieSession {
     async fn from_request(request: &'a Request, _: &mut RequestBody) -> poem::Result<Self> {
         let app = request.data::<Arc<App>>().ok_or_else(|| Problem::from(Code::InternalError))?;
         let by_access = || Some(app.access_tokens.verify(cookies::read(request, cookies::ACCESS)?)?.sid);
-        let by_refresh = || Some(refresh_token::decode(&app.token_keys, cookies::read_refresh(request)?.0)?.session_id);
+        let by_refresh = || {
+            let (token, _) = cookies::read_refresh(request, app.adopted_tokens.as_ref())?;
+            Some(app.read_refresh_token(token)?.csrf_subject())
+        };
         Ok(Self(by_access().or_else(by_refresh)))
     }
 }

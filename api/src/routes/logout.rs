@@ -103,9 +103,9 @@ impl LogoutApi {
 }
 
 async fn end_by_refresh_token(app: &App, caller: &Caller, token: &str, all: bool) -> Result<u32, Problem> {
-    match refresh_token::decode(&app.token_keys, token) {
+    match app.read_refresh_token(token) {
         None => Ok(0),
-        Some(presented) if all => app.db.end_all_sessions(&presented, caller).await,
-        Some(presented) => app.db.end_session(&presented, caller).await,
+        Some(shown) if all => app.db.end_all_sessions(&shown, caller).await,
+        Some(shown) => app.db.end_session(&shown, caller).await,
     }
 }

@@ -12,6 +12,7 @@ use super::{
     delivery::{Delivered, Delivery, deliver},
 };
 use crate::{
+    adopted_token::Shown,
     app::App,
     credential::RefreshCookie,
     db::{Grant, Rotation},
@@ -65,37 +66,52 @@ impl RefreshApi {
         cookie: RefreshCookie,
         Json(body): Json<RefreshRequest>,
     ) -> Result<Delivered<AuthResponse>, Fail<RefreshRefusals>> {
-        let ((grant, secret), delivery) = match (&body.refresh_token, cookie.token) {
-            (Some(token), _) => (rotate(&app, &caller, token.checked()?).await?, Delivery::Json),
-            (None, Some(token)) => (rotate(&app, &caller, &token?).await?, Delivery::Cookie),
+        let (token, delivery) = match (&body.refresh_token, &cookie.token) {
+            (Some(token), _) => (token.checked()?, Delivery::Json),
+            (None, Some(token)) => (token.as_deref().map_err(Problem::clone)?, Delivery::Cookie),
             (None, None) => return Err(NO_TOKEN.into()),
         };
+        let (grant, secret) = rotate(&app, &caller, token, delivery).await?;
         Ok(deliver(&app, *grant, &secret, delivery, cookie.remembered)?)
     }
 }
 
-/// Rotates the session of a refresh token. Whatever is wrong with it, the refusal is the same.
-pub async fn rotate(app: &App, caller: &Caller, token: &str) -> Result<(Box<Grant>, TokenSecret), Problem> {
+/// Rotates the session of a refresh token, or exchanges one of a system that was taken over. Whatever is wrong with it,
+/// the refusal is the same.
+pub async fn rotate(
+    app: &App,
+    caller: &Caller,
+    token: &str,
+    delivery: Delivery,
+) -> Result<(Box<Grant>, TokenSecret), Problem> {
     let refused = Problem::from(Code::InvalidRefreshToken);
     let keys = &app.token_keys;
-    let presented = refresh_token::decode(keys, token).ok_or(refused.clone())?;
+    let shown = app.read_refresh_token(token).ok_or(refused.clone())?;
 
-    let nonce = presented.new_nonce();
-    let next = presented.generation.checked_add(1).ok_or(refused.clone())?;
-    let successor = presented.successor(keys, nonce, next).ok_or(refused.clone())?;
-    let grant = match app.db.rotate_session_token(&presented, successor.verifier(), nonce, caller).await? {
+    let nonce = shown.new_nonce(keys);
+    let next = shown.generation().checked_add(1).ok_or(refused.clone())?;
+    let successor = shown.successor(keys, nonce, next).ok_or(refused.clone())?;
+    let rotation = match &shown {
+        Shown::Own(presented) => app.db.rotate_session_token(presented, successor.verifier(), nonce, caller).await?,
+        Shown::Adopted(adopted) => {
+            let is_shared = delivery == Delivery::Cookie;
+            app.db.exchange_adopted_token(adopted, successor.verifier(), nonce, is_shared, caller).await?
+        }
+    };
+    let grant = match rotation {
         Rotation::Granted(grant) => grant,
-        Rotation::Retained(grant) => return Ok((grant, presented.secret)),
+        Rotation::Retained(grant) => return Ok((grant, shown.into_secret().ok_or(refused)?)),
         // Only who holds a good token gets to know.
         Rotation::Limited(seconds) => return Err(Problem::with_retry_after(Code::RateLimited, seconds)),
         Rotation::Refused(outcome) => {
-            tracing::info!(outcome, session_id = %presented.session_id, "a refresh was refused");
+            let session_id = shown.session_id().map(tracing::field::display);
+            tracing::info!(outcome, session_id, "a refresh was refused");
             return Err(refused);
         }
     };
     // A retry is told the nonce of the rotation that it repeats, and derives the same successor from it.
     let nonce = grant.rotation_nonce.unwrap_or(nonce);
-    let secret = presented.successor(keys, nonce, grant.generation).ok_or_else(|| {
+    let secret = shown.successor(keys, nonce, grant.generation).ok_or_else(|| {
         tracing::warn!("a retry came after the key that made its successor was removed from HMAC_SECRETS");
         refused
     })?;

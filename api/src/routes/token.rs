@@ -86,7 +86,7 @@ impl TokenApi {
             }
             TokenRequest::RefreshToken(refresh) => {
                 app.limits.take_refresh(&caller)?;
-                rotate(&app, &caller, refresh.refresh_token.checked()?).await?
+                rotate(&app, &caller, refresh.refresh_token.checked()?, Delivery::Json).await?
             }
         };
         Ok(Json(token_pair(&app, &grant, &secret)?))
