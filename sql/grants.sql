@@ -79,6 +79,12 @@ grant execute on function auth.claim_mail, auth.finish_mail, auth.fail_mail to a
 grant select on auth.active_sessions, auth.session_families, auth.security_events, auth.replay_incidents
   to auth_api, auth_monitor, auth_admin;
 grant select on auth.mail_queue to auth_monitor, auth_admin;
+-- Is all well? It runs with its caller's rights, and so do its parts.
+grant execute on function
+  auth.check_installation, auth.check_versions, auth.check_roles, auth.check_protection, auth.check_grants, auth.check_settings,
+  auth.check_upkeep, auth.members_of_roles, auth.setting_of_role
+  to auth_monitor, auth_admin;
+grant select (cleanup_week) on auth.sessions to auth_monitor, auth_admin;
 -- The views run with their reader's rights (security_invoker), so the reader needs these columns, and only these.
 grant select (id, email, name, user_type, email_verified_at, disabled_at, created_at)
   on auth.users to auth_api, auth_monitor, auth_admin;

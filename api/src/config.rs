@@ -36,7 +36,8 @@ const SETTINGS: &[(&str, &str, &str)] = &[
     (
         "ADMIN_DATABASE_URL",
         "",
-        "Of a login in role auth_admin, for auth-api clients; when not set, DATABASE_URL. The service does not read it",
+        "Of a login in role auth_admin, for auth-api clients and doctor (auth_monitor is enough for it); when not set, \
+         DATABASE_URL. The service does not read it",
     ),
     ("DB_POOL_SIZE", "16", "Connections to the database, at most"),
     ("AUTH_LISTEN", "127.0.0.1:8080", "Address and port to listen on; port 0 takes a free one"),

@@ -13,6 +13,7 @@ mod cookies;
 mod credential;
 mod db;
 mod device;
+mod doctor;
 mod error;
 mod field;
 mod form;
@@ -76,6 +77,13 @@ enum Command {
     /// Makes, lists and ends confidential clients: programs that may introspect and revoke tokens.
     #[command(subcommand, after_help = config::admin_help(), after_long_help = config::admin_help())]
     Clients(clients_command::ClientsCommand),
+    /// Examines the installation, and says of each finding what to do. Exit code: 0, 1 with warnings, 2 with errors.
+    #[command(after_help = config::help(), after_long_help = config::help())]
+    Doctor {
+        /// Prints the findings as a JSON array of {topic, severity, finding, advice}.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -83,6 +91,10 @@ fn main() -> ExitCode {
         Command::Openapi => std::io::stdout().write_all(app::document().as_bytes()).map_err(|error| error.to_string()),
         Command::Serve => serve(),
         Command::Clients(command) => clients(command),
+        Command::Doctor { json } => match examine(json) {
+            Ok(code) => return code,
+            Err(sentence) => Err(sentence),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -109,6 +121,14 @@ fn clients(command: clients_command::ClientsCommand) -> Result<(), String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     runtime.block_on(clients_command::run(command, db::Db::new(database)?))
+}
+
+fn examine(json: bool) -> Result<ExitCode, String> {
+    let environment = |name: &str| std::env::var(name).ok();
+    init_log(config::log_config(environment).map_err(|error| error.to_string())?)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    Ok(runtime.block_on(doctor::run(environment, json)))
 }
 
 fn init_log(LogConfig { format, filter }: LogConfig) -> Result<(), String> {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{app::App, error::Problem};
+use crate::{app::App, db::Db, error::Problem, keys::Peppers};
 
 /// How often a database that is not right is tried again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -35,7 +35,18 @@ pub enum NotRight {
 
 /// Asks the database whether it is what this service was built for.
 pub async fn check_database(app: &App) -> Result<(), NotRight> {
-    let health = app.db.health().await.map_err(NotRight::Unavailable)?;
+    check_version(&app.db).await?;
+    if app.readiness.is_checked() {
+        return Ok(());
+    }
+    check_peppers(&app.db, app.passwords.peppers()).await?;
+    let _ = app.readiness.0.set(());
+    Ok(())
+}
+
+/// Whether it has this version of the extension, and commits as rotation relies on.
+pub async fn check_version(db: &Db) -> Result<(), NotRight> {
+    let health = db.health().await.map_err(NotRight::Unavailable)?;
     let expected = env!("CARGO_PKG_VERSION");
     if health.library_version != expected {
         return Err(NotRight::Wrong(format!(
@@ -58,12 +69,13 @@ pub async fn check_database(app: &App) -> Result<(), NotRight> {
             health.isolation
         )));
     }
-    if app.readiness.is_checked() {
-        return Ok(());
-    }
-    let used = app.db.peppers_in_use().await.map_err(NotRight::Unavailable)?;
-    let missing: Vec<String> =
-        used.into_iter().filter(|id| !app.passwords.peppers().contains(*id)).map(|id| id.to_string()).collect();
+    Ok(())
+}
+
+/// Whether every pepper that verifiers were made with is at hand.
+pub async fn check_peppers(db: &Db, peppers: &Peppers) -> Result<(), NotRight> {
+    let used = db.peppers_in_use().await.map_err(NotRight::Unavailable)?;
+    let missing: Vec<String> = used.into_iter().filter(|id| !peppers.contains(*id)).map(|id| id.to_string()).collect();
     if !missing.is_empty() {
         return Err(NotRight::Hopeless(format!(
             "passwords in the database were made with peppers that PASSWORD_PEPPERS does not have (ids {}). Put the \
@@ -71,7 +83,6 @@ pub async fn check_database(app: &App) -> Result<(), NotRight> {
             missing.join(", ")
         )));
     }
-    let _ = app.readiness.0.set(());
     Ok(())
 }
 

@@ -25,5 +25,6 @@ extension_sql_file!("../../sql/passwords.sql", name = "passwords", requires = ["
 extension_sql_file!("../../sql/clients.sql", name = "clients", requires = ["passwords"]);
 extension_sql_file!("../../sql/adoption.sql", name = "adoption", requires = ["clients"]);
 extension_sql_file!("../../sql/views.sql", name = "views", requires = ["adoption"]);
-extension_sql_file!("../../sql/policies.sql", name = "policies", requires = ["views"]);
+extension_sql_file!("../../sql/installation.sql", name = "installation", requires = ["views"]);
+extension_sql_file!("../../sql/policies.sql", name = "policies", requires = ["installation"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);

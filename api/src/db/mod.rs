@@ -8,6 +8,7 @@ mod acting;
 mod clients;
 mod federation;
 mod identity;
+mod installation;
 mod invitations;
 mod limits;
 mod mail;
@@ -37,6 +38,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 pub use self::acting::Scope;
 pub use self::clients::{ActiveToken, AnyToken, ListedClient};
 pub use self::federation::{Federated, FederatedStepUp};
+pub use self::installation::Finding;
 pub use self::invitations::{Invitation, Joined};
 pub use self::limits::{Asked, Taken};
 pub use self::members::{Member, MemberSession};
@@ -89,7 +91,7 @@ impl Db {
         let manager = if postgres.get_ssl_mode() == SslMode::Require {
             Manager::from_config(postgres, MakeRustlsConnect::new(tls()?), manager_config)
         } else {
-            if postgres.get_hosts().iter().any(is_remote) {
+            if is_in_the_clear(&postgres) {
                 tracing::warn!(
                     "the connection to the database is not encrypted: add sslmode=require to DATABASE_URL, unless the \
                      network between is yours alone"
@@ -181,6 +183,11 @@ impl Db {
 fn no_row(sql: &'static str) -> Problem {
     tracing::error!(sql, "no row where there always is one");
     Code::InternalError.into()
+}
+
+/// Whether others than this machine and the database's could read what goes between.
+pub fn is_in_the_clear(postgres: &tokio_postgres::Config) -> bool {
+    postgres.get_ssl_mode() != SslMode::Require && postgres.get_hosts().iter().any(is_remote)
 }
 
 fn is_remote(host: &Host) -> bool {
