@@ -1,10 +1,10 @@
 # auth_sessions: the front door. Each target is a script in .make/, where its first lines say more.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test install bench release fmt lint clean
+.PHONY: help run test test-matrix test-package install package bench release fmt lint clean
 
 help: ## what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: ## serve the API on AUTH_LISTEN (127.0.0.1:8080), with a private PostgreSQL in RUN_DIR (.run)
 	@.make/run
@@ -12,8 +12,17 @@ run: ## serve the API on AUTH_LISTEN (127.0.0.1:8080), with a private PostgreSQL
 test: ## every check; ONLY=e2e FILTER=name for a part
 	@.make/test $(ONLY) $(FILTER)
 
+test-matrix: ## the end-to-end tests on PostgreSQL 16, 17 and 18, in roots of their own; SUITES="trixie forky" for some
+	@.make/test-matrix $(SUITES)
+
+test-package: ## make the packages, and install and use them in a clean Debian without Rust
+	@.make/test-package bookworm
+
 install: ## install the extension into an existing PostgreSQL: PG_CONFIG=/path/to/pg_config
 	@PG_CONFIG="$(PG_CONFIG)" .make/install
+
+package: ## packages for machines without Rust, in target/packages: tarballs and .debs; PG_CONFIG=… for another PostgreSQL
+	@PG_CONFIG="$(PG_CONFIG)" .make/package
 
 bench: ## the benchmarks, on a private cluster of their own
 	@.make/bench
