@@ -35,6 +35,10 @@ create function auth.decide_rotation(
   language c immutable parallel safe rows 1 as 'MODULE_PATHNAME', 'decide_rotation_wrapper';
 comment on function auth.decide_rotation is 'Internal. The decision table of rotation: a pure function of the row, what was presented, the clock and the policy. Says unknown, revoked, expired, rotate, retry, replay, ahead, fast_forward, retain, device_mismatch or limited, and then for how long.';
 
+create function auth.has_newer_sessions(of_user uuid, seen uuid[]) returns boolean
+  language c volatile parallel unsafe as 'MODULE_PATHNAME', 'has_newer_sessions_wrapper';
+comment on function auth.has_newer_sessions is 'Internal. Whether a user has unrevoked sessions or personal access tokens, in the newest state of the database, that are not among those.';
+
 create function auth.set_identity(user_id uuid, organization_id uuid, session_id uuid, scopes text[] default null) returns void
   language c volatile parallel unsafe as 'MODULE_PATHNAME', 'set_identity_wrapper';
 comment on function auth.set_identity is 'Internal. Makes this the identity of the current transaction, a session''s or (with scopes, without a session) a personal access token''s; called only after a proof was checked.';

@@ -52,6 +52,23 @@ end
 $$;
 comment on function auth.open_session is 'Internal. Opens a session: asked lifetimes can only shorten the configured ones.';
 
+-- Under REPEATABLE READ a session that was opened since the snapshot is not seen, and so not ended. Who is told to try
+-- again sees it then.
+create function auth.require_newest_view(of_user uuid) returns void
+  language plpgsql volatile parallel unsafe
+  as $$
+begin
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable')
+     and auth.has_newer_sessions(of_user, array(
+           select s.id from auth.sessions s where s.user_id = of_user
+           union all select t.id from auth.personal_access_tokens t where t.user_id = of_user)) then
+    raise exception 'could not end all sessions of a user: one was opened since this transaction''s snapshot'
+      using errcode = 'serialization_failure', hint = 'Try the transaction again.';
+  end if;
+end
+$$;
+comment on function auth.require_newest_view is 'Internal. Raises 40001 when a transaction''s snapshot is too old to see all sessions and tokens of a user.';
+
 -- The one door out. Ends the live sessions of a user that match every given condition, writes one audit row and one
 -- notification for the decision, and says how many ended. The first time and reason of a revocation stay.
 create function auth.revoke_live_sessions(
@@ -71,6 +88,7 @@ begin
   if lock_user then
     perform from auth.users u where u.id = of_user for no key update;
   end if;
+  perform auth.require_newest_view(of_user);
   -- Locked in the order of their ids, so that two who end several sessions at once cannot deadlock.
   perform from auth.sessions s
     where s.user_id = of_user and s.revoked_at is null

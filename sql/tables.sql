@@ -371,8 +371,6 @@ create table auth.audit_log (
   details jsonb
 ) partition by range (created_at);
 create table auth.audit_log_default partition of auth.audit_log default;
--- Normally empty; when it is not, what looks for a month in it must not read it all.
-create index audit_log_default_created_at_idx on auth.audit_log_default (created_at);
 comment on table auth.audit_log is 'Every security decision, written in its own transaction; append-only, partitioned by month, without foreign keys.';
 comment on table auth.audit_log_default is 'Takes the rows of a month that has no partition, so that no event is lost.';
 comment on column auth.audit_log.actor is 'The database role that called.';

@@ -14,6 +14,7 @@ mod rotation;
 mod schema;
 mod seals;
 mod settings;
+mod snapshot;
 
 ::pgrx::pg_module_magic!();
 

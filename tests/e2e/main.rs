@@ -7,6 +7,7 @@ mod adopted_tokens;
 mod audit;
 mod bad_input;
 mod browser;
+mod cascades;
 mod catalogue;
 mod clients;
 mod contract;

@@ -18,7 +18,6 @@ create table auth.audit_seals (
     and octet_length(digest) = 32 and octet_length(previous_digest) = 32
     and (number = 1) = (previous_digest is null))
 );
-create index audit_log_default_created_at_idx on auth.audit_log_default (created_at);
 -- adoption (exchange)
 create table auth.adopted_tokens (
   token_verifier bytea primary key,
