@@ -57,17 +57,23 @@ end
 $$;
 comment on function auth.use_id_token is 'Internal. Takes an ID token, once: null, or why it is refused (expired, already_used). Uses after the first are logged at the 1st, 2nd, 4th, 8th … time.';
 
-create function auth.forget_id_tokens(batch_size int) returns void
-  language sql volatile parallel unsafe
-  begin atomic
-    -- Later than use_id_token would still take one of them for valid.
-    delete from auth.accepted_id_tokens t
-     where t.digest = any (array(
-       select x.digest from auth.accepted_id_tokens x
-        where x.expires_at < clock_timestamp() - interval '1 hour'
-        order by x.expires_at limit forget_id_tokens.batch_size for update skip locked));
-  end;
-comment on function auth.forget_id_tokens is 'Internal. A part of the cleaning: deletes ID tokens that nobody would accept any more.';
+create function auth.forget_id_tokens(batch_size int) returns bigint
+  language plpgsql volatile parallel unsafe
+  as $$
+declare
+  forgotten bigint;
+begin
+  -- Later than use_id_token would still take one of them for valid.
+  delete from auth.accepted_id_tokens t
+   where t.digest = any (array(
+     select x.digest from auth.accepted_id_tokens x
+      where x.expires_at < clock_timestamp() - interval '1 hour'
+      order by x.expires_at limit batch_size for update skip locked));
+  get diagnostics forgotten = row_count;
+  return forgotten;
+end
+$$;
+comment on function auth.forget_id_tokens is 'Internal. A part of the cleaning: deletes ID tokens that nobody would accept any more; returns how many.';
 
 -- The account of a provider's user, locked; found, linked or made. Two first logins at once: one of them inserts, the other
 -- waits for its commit at a unique index, is refused there, looks again, and finds what the first one made.

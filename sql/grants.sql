@@ -42,6 +42,9 @@ grant execute on function
   auth.take_rate_limit, auth.take_rate_limits
   to auth_api;
 
+-- Does what is due, a bounded part of it, and nothing else: harmless whoever calls it, and as often as they like.
+grant execute on function auth.run_maintenance to auth_api, auth_admin;
+
 -- Operators end sessions and configure; they never become somebody: no assume_session.
 grant execute on function
   auth.revoke_session_family, auth.handle_token_replay, auth.cleanup_expired_sessions(),
@@ -78,7 +81,9 @@ grant execute on function auth.claim_mail, auth.finish_mail, auth.fail_mail to a
 
 grant select on auth.active_sessions, auth.session_families, auth.security_events, auth.replay_incidents
   to auth_api, auth_monitor, auth_admin;
-grant select on auth.mail_queue to auth_monitor, auth_admin;
+grant select on auth.mail_queue, auth.session_statistics to auth_monitor, auth_admin;
+grant execute on function auth.read_session_statistics to auth_monitor, auth_admin;
+grant execute on function auth.reset_session_statistics to auth_admin;
 -- Is all well? It runs with its caller's rights, and so do its parts.
 grant execute on function
   auth.check_installation, auth.check_versions, auth.check_roles, auth.check_protection, auth.check_grants, auth.check_settings,

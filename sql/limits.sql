@@ -128,6 +128,24 @@ end
 $$;
 comment on function auth.watch_for_guessing is 'Internal. Writes suspicious_activity_detected, once an hour and subject, when failures come from too many networks or hit too many accounts.';
 
+create function auth.forget_attempts(batch_size int) returns bigint
+  language plpgsql volatile parallel unsafe
+  as $$
+declare
+  forgotten bigint;
+begin
+  delete from auth.attempts a
+   where a.key = any (array(
+     select x.key from auth.attempts x
+      where x.updated_hour <= (clock_timestamp() - interval '1 day') at time zone 'UTC'
+        and x.updated_at < clock_timestamp() - interval '1 day'
+      order by x.updated_hour limit batch_size for update skip locked));
+  get diagnostics forgotten = row_count;
+  return forgotten;
+end
+$$;
+comment on function auth.forget_attempts is 'Internal. A part of the cleaning: forgets counters that were not touched for a day; returns how many.';
+
 create function auth.unlock_account(email text, correlation_id text default null) returns boolean
   language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
   as $$

@@ -177,20 +177,26 @@ end
 $$;
 comment on function auth.fail_mail is 'A mail could not be sent: tried again later (retried), or, after a permanent refusal or the last attempt, given up and its body erased (given_up). Lost: it is not this attempt''s any more.';
 
-create function auth.forget_mail(batch_size int) returns void
+create function auth.forget_mail(batch_size int) returns bigint
   language plpgsql volatile parallel unsafe
   as $$
+declare
+  mails bigint;
+  tokens bigint;
 begin
   delete from auth.mail_outbox m
    where m.id = any (array(
      select x.id from auth.mail_outbox x
       where (x.sent_at is not null or x.failed_at is not null) and x.created_at < clock_timestamp() - interval '30 days'
       order by x.created_at limit batch_size for update skip locked));
+  get diagnostics mails = row_count;
   delete from auth.one_time_tokens t
    where t.id = any (array(
      select x.id from auth.one_time_tokens x
       where x.expires_at < clock_timestamp() - interval '1 day'
       order by x.expires_at limit batch_size for update skip locked));
+  get diagnostics tokens = row_count;
+  return mails + tokens;
 end
 $$;
-comment on function auth.forget_mail is 'Internal. Deletes what is left of mails that were over a month ago, and expired tokens.';
+comment on function auth.forget_mail is 'Internal. A part of the cleaning: deletes what is left of mails that were over a month ago, and expired tokens; returns how many.';

@@ -244,7 +244,8 @@ comment on function auth.verify_audit_log is 'Compares the sealed months that to
 
 create function auth.drop_audit_partitions(retention interval, max_months int default null) returns int
   language plpgsql volatile parallel unsafe security definer
-  set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
+  -- Whoever wants to write an event waits behind this while it waits for a reader of the log: not for long, then.
+  set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
   as $$
 declare
   seal auth.audit_seals;

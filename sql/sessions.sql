@@ -241,22 +241,14 @@ $$;
 comment on function auth.report_invalid_csrf_token is 'Records that a request with the proved session''s cookie came with a CSRF token that is not its own: another page may be at work.';
 
 -- Expired or revoked longer ago than the retention. Rows in use are skipped, never waited for.
-create function auth.cleanup_expired_sessions(batch_size int, retention interval) returns bigint
-  language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
+create function auth.delete_expired_sessions(batch_size int, retention interval) returns bigint
+  language plpgsql volatile parallel unsafe
   as $$
 declare
   limit_time timestamptz := clock_timestamp() - retention;
   removed bigint;
   more bigint;
 begin
-  if batch_size is null or retention is null then
-    raise exception 'batch_size and retention must not be null' using errcode = 'null_value_not_allowed',
-      hint = 'Without arguments the configured retention and a batch of 10,000 are used.';
-  end if;
-  if batch_size not between 1 and 1000000 or retention < interval '0' then
-    raise exception 'batch_size must be between 1 and 1,000,000, retention not negative'
-      using errcode = 'invalid_parameter_value', hint = 'Call again until it returns 0.';
-  end if;
   delete from auth.sessions s
    where s.id = any (array(
      select x.id from auth.sessions x
@@ -274,13 +266,29 @@ begin
   if removed > 0 then
     perform auth.record_event('session_cleanup', 'info', true,
                               details => jsonb_build_object('removed', removed, 'retention', retention));
+    perform auth.count_cleaned(removed);
   end if;
-  delete from auth.attempts a
-   where a.key = any (array(
-     select y.key from auth.attempts y
-      where y.updated_hour <= (clock_timestamp() - interval '1 day') at time zone 'UTC'
-        and y.updated_at < clock_timestamp() - interval '1 day'
-      order by y.updated_hour limit batch_size for update skip locked));
+  return removed;
+end
+$$;
+comment on function auth.delete_expired_sessions is 'Internal. One batch of cleaning, of sessions alone; returns how many it deleted.';
+
+create function auth.cleanup_expired_sessions(batch_size int, retention interval) returns bigint
+  language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
+  as $$
+declare
+  removed bigint;
+begin
+  if batch_size is null or retention is null then
+    raise exception 'batch_size and retention must not be null' using errcode = 'null_value_not_allowed',
+      hint = 'Without arguments the configured retention and a batch of 10,000 are used.';
+  end if;
+  if batch_size not between 1 and 1000000 or retention < interval '0' then
+    raise exception 'batch_size must be between 1 and 1,000,000, retention not negative'
+      using errcode = 'invalid_parameter_value', hint = 'Call again until it returns 0.';
+  end if;
+  removed := auth.delete_expired_sessions(batch_size, retention);
+  perform auth.forget_attempts(batch_size);
   perform auth.forget_mail(batch_size);
   perform auth.forget_id_tokens(batch_size);
   return removed;

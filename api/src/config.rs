@@ -92,6 +92,12 @@ const SETTINGS: &[(&str, &str, &str)] = &[
         "43200",
         "How long a session lives at most whose login said rememberMe: false, 60 to 31536000",
     ),
+    (
+        "MAINTENANCE_INTERVAL_SECONDS",
+        "0",
+        "How often this process runs auth.run_maintenance(), 0 to 86400; several may, one at a time works. 0: never: the \
+         database's background worker, or pg_cron, does it",
+    ),
     ("ARGON2_MEMORY_KIB", "65536", "Argon2id memory of one hash, in KiB"),
     ("ARGON2_ITERATIONS", "3", "Argon2id passes"),
     ("ARGON2_PARALLELISM", "1", "Argon2id lanes"),
@@ -210,6 +216,8 @@ pub struct Config {
     pub slug_cache: Duration,
     /// The same, and at most, for who does not want to be remembered.
     pub unremembered_ttl: Duration,
+    /// How often this process looks after the database; none: others do.
+    pub maintenance_interval: Option<Duration>,
     /// How browsers are to treat cookies.
     pub cookies: CookiePolicy,
     /// Whose pages may call.
@@ -357,6 +365,10 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             refresh_token_ttl: Duration::from_secs(self.number("REFRESH_TOKEN_TTL_SECONDS", 60, 31_536_000)?),
             slug_cache: Duration::from_secs(self.number("SLUG_CACHE_SECONDS", 0, 60)?),
             unremembered_ttl: Duration::from_secs(self.number("UNREMEMBERED_TTL_SECONDS", 60, 31_536_000)?),
+            maintenance_interval: match self.number("MAINTENANCE_INTERVAL_SECONDS", 0, 86_400)? {
+                0 => None,
+                seconds => Some(Duration::from_secs(seconds)),
+            },
             cookies: CookiePolicy { same_site: self.same_site()? },
             origins: self.parsed("CORS_ORIGINS")?,
             passwords: self.passwords()?,
@@ -429,6 +441,7 @@ mod tests {
             ("DB_POOL_SIZE", "0"),
             ("ACCESS_TOKEN_TTL_SECONDS", "9"),
             ("ARGON2_MEMORY_KIB", "7"),
+            ("MAINTENANCE_INTERVAL_SECONDS", "86401"),
             ("ARGON2_CONCURRENCY", "many"),
             ("RATE_LIMIT_LOGIN", "30"),
             ("TRUSTED_PROXIES", "10.0.0.0/33"),

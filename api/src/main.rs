@@ -165,7 +165,7 @@ async fn run(config: Config) -> Result<(), String> {
         proxies: config.proxies,
         readiness: Default::default(),
     });
-    upkeep::start(app.clone()).await?;
+    upkeep::start(app.clone(), config.maintenance_interval).await?;
 
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;

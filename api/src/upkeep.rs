@@ -5,12 +5,17 @@ use std::{
     time::Duration,
 };
 
-use crate::{app::App, db::Db, error::Problem, keys::Peppers};
+use crate::{
+    app::App,
+    db::{Db, MaintenanceTask},
+    error::Problem,
+    keys::Peppers,
+};
 
 /// How often a database that is not right is tried again.
 const RETRY: Duration = Duration::from_secs(2);
-/// How often the audit log's partitions are looked after.
-const MAINTENANCE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often the audit log's partitions are looked after by a process that is not asked to do more.
+const PARTITIONS: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Whether the start-up checks were passed; they need the database, which may come later than the service.
 #[derive(Default)]
@@ -87,28 +92,63 @@ pub async fn check_peppers(db: &Db, peppers: &Peppers) -> Result<(), NotRight> {
 }
 
 /// The first check. A database that is away, or not ready, is waited for in the background; wrong keys are an error.
-pub async fn start(app: Arc<App>) -> Result<(), String> {
+/// From then on this process maintains the database at that interval, when there is one.
+pub async fn start(app: Arc<App>, maintenance_interval: Option<Duration>) -> Result<(), String> {
     match check_database(&app).await {
         Err(NotRight::Hopeless(why)) => return Err(why),
         result => report(&result),
     }
-    tokio::spawn(look_after(app));
+    tokio::spawn(look_after(app, maintenance_interval));
     Ok(())
 }
 
-async fn look_after(app: Arc<App>) {
+async fn look_after(app: Arc<App>, maintenance_interval: Option<Duration>) {
     while !app.readiness.is_checked() {
         tokio::time::sleep(RETRY).await;
         report(&check_database(&app).await);
     }
     loop {
-        match app.db.maintain_audit_partitions().await {
-            Ok(0) => {}
-            Ok(made) => tracing::info!(made, "partitions of the audit log were made"),
-            // Events go to the default partition meanwhile: nothing is lost.
-            Err(_) => tracing::error!("the audit log's partitions could not be looked after"),
+        match maintenance_interval {
+            Some(interval) => {
+                maintain(&app).await;
+                tokio::time::sleep(interval).await;
+            }
+            None => {
+                make_partitions(&app).await;
+                tokio::time::sleep(PARTITIONS).await;
+            }
         }
-        tokio::time::sleep(MAINTENANCE).await;
+    }
+}
+
+async fn make_partitions(app: &App) {
+    match app.db.maintain_audit_partitions().await {
+        Ok(0) => {}
+        Ok(made) => tracing::info!(made, "partitions of the audit log were made"),
+        // Events go to the default partition meanwhile: nothing is lost.
+        Err(_) => tracing::error!("the audit log's partitions could not be looked after"),
+    }
+}
+
+/// Batch after batch, each in a transaction of its own, until nothing is left. Another process may be at it: then that
+/// one does it all.
+async fn maintain(app: &App) {
+    loop {
+        let Ok(tasks) = app.db.run_maintenance().await else {
+            tracing::error!("the database could not be maintained: trying again at the next interval");
+            return;
+        };
+        for MaintenanceTask { task, outcome, amount, detail, .. } in &tasks {
+            match outcome.as_str() {
+                "failed" => tracing::error!(task, detail, "a maintenance task failed"),
+                "postponed" => tracing::warn!(task, detail, "a maintenance task was postponed"),
+                "done" if *amount > 0 => tracing::info!(task, amount, "maintenance"),
+                _ => {}
+            }
+        }
+        if !tasks.iter().any(|task| task.more) {
+            return;
+        }
     }
 }
 

@@ -5,13 +5,14 @@ use crate::arguments::{Inet, refuse, refuse_value, required, required_bytes};
 use crate::decision::RefreshLimit;
 use crate::identity::{self, Identity};
 use crate::primitives::{from_unix_second, unix_second};
-use crate::{lineage, settings};
+use crate::{lineage, settings, stats};
 use pgrx::PgSqlErrorCode;
 use pgrx::datum::{DatumWithOid, Interval, TimestampWithTimeZone, Uuid};
 use pgrx::prelude::*;
 use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiError, SpiResult, SpiTupleTable};
 use std::cell::OnceCell;
 use std::thread::LocalKey;
+use std::time::Instant;
 
 /// Microseconds.
 const CENTURY: i64 = 100 * 366 * 86_400 * 1_000_000;
@@ -148,6 +149,7 @@ fn rotate_session_token(
     >,
     SpiError,
 > {
+    let began = Instant::now();
     let request = Request {
         session_id: required(session_id, "session_id"),
         generation: required(generation, "generation"),
@@ -193,7 +195,10 @@ fn rotate_session_token(
         // Now the locks are held, so only the clock can make it miss.
         Ok(request.rotate(client)?.unwrap_or_else(|| only("expired")))
     })
-    .map(TableIterator::once)
+    .map(|answer| {
+        stats::count_rotation(answer.0.as_deref().unwrap_or_default(), began);
+        TableIterator::once(answer)
+    })
 }
 
 /// An outcome that grants nothing.

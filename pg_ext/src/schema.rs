@@ -24,7 +24,9 @@ extension_sql_file!("../../sql/email.sql", name = "email", requires = ["personal
 extension_sql_file!("../../sql/passwords.sql", name = "passwords", requires = ["email"]);
 extension_sql_file!("../../sql/clients.sql", name = "clients", requires = ["passwords"]);
 extension_sql_file!("../../sql/adoption.sql", name = "adoption", requires = ["clients"]);
-extension_sql_file!("../../sql/views.sql", name = "views", requires = ["adoption"]);
+extension_sql_file!("../../sql/statistics.sql", name = "statistics", requires = ["adoption"]);
+extension_sql_file!("../../sql/maintenance.sql", name = "maintenance", requires = ["statistics"]);
+extension_sql_file!("../../sql/views.sql", name = "views", requires = ["maintenance"]);
 extension_sql_file!("../../sql/installation.sql", name = "installation", requires = ["views"]);
 extension_sql_file!("../../sql/policies.sql", name = "policies", requires = ["installation"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);

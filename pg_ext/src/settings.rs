@@ -3,7 +3,8 @@
 use crate::decision::RefreshLimit;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::prelude::*;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
+use std::time::Duration;
 
 /// What a replay ends.
 #[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -42,6 +43,9 @@ static STEP_UP_MAX_AGE: GucSetting<i32> = GucSetting::<i32>::new(300);
 static EMAIL_VERIFICATION_TTL: GucSetting<i32> = GucSetting::<i32>::new(DAY);
 static PASSWORD_RESET_TTL: GucSetting<i32> = GucSetting::<i32>::new(3_600);
 static SESSION_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * DAY);
+static AUDIT_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(365 * DAY);
+static CLEANUP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
+static CLEANUP_DATABASE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static MAX_SESSIONS_PER_USER: GucSetting<i32> = GucSetting::<i32>::new(0);
 static REFRESH_BURST: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static REFRESH_PERIOD: GucSetting<i32> = GucSetting::<i32>::new(600);
@@ -120,6 +124,13 @@ pub fn register() {
         10 * YEAR,
     );
     duration(
+        c"auth_sessions.audit_retention",
+        c"How long a month of the audit log is kept after its end, before maintenance drops it: at least 30 days; 0: for ever.",
+        &AUDIT_RETENTION,
+        0,
+        50 * YEAR,
+    );
+    duration(
         c"auth_sessions.refresh_period",
         c"In how long auth_sessions.refresh_burst refreshes of one session come back.",
         &REFRESH_PERIOD,
@@ -177,6 +188,25 @@ pub fn register() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    // The launcher belongs to no database and no role, so that these two are the server's alone.
+    GucRegistry::define_int_guc(
+        c"auth_sessions.cleanup_interval",
+        c"How often the background worker looks after each database of cleanup_database.",
+        c"",
+        &CLEANUP_INTERVAL,
+        1,
+        DAY,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_string_guc(
+        c"auth_sessions.cleanup_database",
+        c"The databases that the background worker looks after, comma-separated; empty: none.",
+        c"Needs auth_sessions in shared_preload_libraries.",
+        &CLEANUP_DATABASE,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     // SAFETY: called from _PG_init, on the backend's only thread, with a literal.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"auth_sessions".as_ptr()) };
 }
@@ -216,6 +246,16 @@ pub fn audits_everything() -> bool {
     AUDIT_LEVEL.get() == AuditLevel::all
 }
 
+/// How often the background worker looks after a database.
+pub fn cleanup_interval() -> Duration {
+    Duration::from_secs(CLEANUP_INTERVAL.get().unsigned_abs().into())
+}
+
+/// The databases that the background worker looks after, as written.
+pub fn cleanup_database() -> String {
+    CLEANUP_DATABASE.get().map(|names| names.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
 /// For SQL: a setting by its name without the prefix.
 #[pg_extern(sql = false)]
 fn setting(name: &str) -> String {
@@ -230,6 +270,9 @@ fn setting(name: &str) -> String {
         "email_verification_ttl" => seconds(&EMAIL_VERIFICATION_TTL),
         "password_reset_ttl" => seconds(&PASSWORD_RESET_TTL),
         "session_retention" => seconds(&SESSION_RETENTION),
+        "audit_retention" => seconds(&AUDIT_RETENTION),
+        "cleanup_interval" => seconds(&CLEANUP_INTERVAL),
+        "cleanup_database" => cleanup_database(),
         "max_sessions_per_user" => MAX_SESSIONS_PER_USER.get().to_string(),
         "refresh_burst" => REFRESH_BURST.get().to_string(),
         "refresh_period" => seconds(&REFRESH_PERIOD),

@@ -88,19 +88,39 @@ pub struct OwnCluster {
 impl OwnCluster {
     /// Makes and starts one, without any database of ours.
     pub fn empty() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let shared = env_path("AUTH_TEST_CLUSTER");
-        let name = format!("own-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let own = Self { cluster: Cluster { dir: shared.with_file_name(name) } };
-        own.script("create", &[]);
-        own.script("start", &[]);
-        own
+        Self::made_with(&[])
     }
 
     /// Makes and starts one with the database `auth`, the extension and the logins.
     pub fn create() -> Self {
         let own = Self::empty();
         own.script("database", &["auth"]);
+        own
+    }
+
+    /// The same, with the extension in `shared_preload_libraries`, as `make run` has it. Its background worker looks after
+    /// no database until [`Self::set`] says which.
+    pub async fn preloaded() -> Self {
+        let own = Self::made_with(&["--preload", "auth"]);
+        own.set("auth_sessions.cleanup_database", "").await;
+        own.script("database", &["auth"]);
+        own
+    }
+
+    /// Sets a configuration parameter of the whole server, which takes note at once.
+    pub async fn set(&self, parameter: &str, value: &str) {
+        let admin = self.connect("postgres", "postgres").await;
+        admin.batch_execute(&format!("alter system set {parameter} = '{value}'")).await.expect("alter system");
+        admin.batch_execute("select pg_reload_conf()").await.expect("pg_reload_conf");
+    }
+
+    fn made_with(options: &[&str]) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let shared = env_path("AUTH_TEST_CLUSTER");
+        let name = format!("own-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let own = Self { cluster: Cluster { dir: shared.with_file_name(name) } };
+        own.script("create", options);
+        own.script("start", &[]);
         own
     }
 
@@ -112,6 +132,11 @@ impl OwnCluster {
     /// Stops it as an administrator would.
     pub fn stop(&self) {
         self.script("stop", &["fast"]);
+    }
+
+    /// Makes it a standby that follows nobody, from its next start until `pg_promote()`.
+    pub fn stand_by(&self) {
+        fs::write(self.cluster.dir.join("data/standby.signal"), "").expect("standby.signal");
     }
 
     /// kill -9 of the postmaster and all its children: what a power failure leaves.

@@ -89,6 +89,25 @@ pub async fn let_time_pass(admin: &Client, session_id: Uuid, interval: &str) {
     assert_eq!(moved, 1, "there is no session {session_id}");
 }
 
+/// Fills the tables with sessions that are over: `expired` of them by time, `revoked` by a revocation, all longer ago
+/// than any retention.
+pub async fn fill_with_dead_sessions(admin: &Client, expired: i32, revoked: i32) {
+    let user = "insert into auth.users (email, name) values ('dead-' || gen_random_uuid() || '@example.org', 'Dead')
+                returning id";
+    let user: Uuid = value(admin, user, &[]).await;
+    run(
+        admin,
+        "insert into auth.sessions (family_id, user_id, created_at, auth_time, expires_at, idle_ttl, amr, lineage_key,
+                                    last_used_at, idle_expires_at, token_verifier, revoked_at, revoked_reason)
+         select gen_random_uuid(), $1, now() - interval '60 days', now() - interval '60 days', now() - interval '30 days',
+                '7 days', '{pwd}', sha256('key'), now() - interval '60 days', now() - interval '40 days', sha256('token'),
+                case when n > $2::int then now() - interval '40 days' end, case when n > $2::int then 'test' end
+           from generate_series(1, $2::int + $3::int) n",
+        &[&user, &expired, &revoked],
+    )
+    .await;
+}
+
 /// Moves every session's last authentication into the past: what a sensitive operation looks at.
 pub async fn let_authentication_age(admin: &Client, interval: &str) {
     run(admin, "update auth.sessions set auth_time = auth_time - $1::text::interval", &[&interval]).await;

@@ -31,3 +31,7 @@ comment on table auth.adopted_tokens is 'Refresh tokens of the system that was t
 comment on column auth.adopted_tokens.token_verifier is 'SHA-256 of the proof; the proof is the hash that the old system kept: SHA-256(token), or HMAC-SHA-256(its key, token).';
 comment on column auth.adopted_tokens.is_current is 'Whether it was its session''s current token when it was adopted. One that was not is a replay whenever it is shown.';
 select pg_catalog.pg_extension_config_dump('auth.adopted_tokens', '');
+
+-- Maintenance: these say how many rows they deleted.
+drop function auth.forget_mail(int);
+drop function auth.forget_id_tokens(int);
