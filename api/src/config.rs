@@ -36,8 +36,8 @@ const SETTINGS: &[(&str, &str, &str)] = &[
     (
         "ADMIN_DATABASE_URL",
         "",
-        "Of a login in role auth_admin, for auth-api clients and doctor (auth_monitor is enough for it); when not set, \
-         DATABASE_URL. The service does not read it",
+        "Of a login in role auth_admin, for auth-api clients and doctor (auth_monitor is enough for it); of a superuser, for \
+         adopt and rollback; when not set, DATABASE_URL. The service does not read it",
     ),
     ("DB_POOL_SIZE", "16", "Connections to the database, at most"),
     ("AUTH_LISTEN", "127.0.0.1:8080", "Address and port to listen on; port 0 takes a free one"),
@@ -129,8 +129,17 @@ pub fn help() -> String {
 
 /// The settings of the commands for operators, for their `--help`.
 pub fn admin_help() -> String {
+    help_of(&ADMIN_SETTINGS)
+}
+
+/// The settings of `auth-api adopt`.
+pub fn adoption_help() -> String {
+    help_of(&[&ADMIN_SETTINGS[..], &["PASSWORD_PEPPERS"]].concat())
+}
+
+fn help_of(names: &[&str]) -> String {
     let mut text = "Settings, from the environment:\n".to_owned();
-    for (name, default, meaning) in settings().filter(|(name, ..)| ADMIN_SETTINGS.contains(name)) {
+    for (name, default, meaning) in settings().filter(|(name, ..)| names.contains(name)) {
         text += &setting_help(name, default, meaning);
     }
     text
@@ -299,6 +308,10 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         Ok(TokenKeys::parse(name, &value)?)
     }
 
+    fn peppers(&self) -> Result<Peppers, ConfigError> {
+        Ok(Peppers::parse("PASSWORD_PEPPERS", &self.key("PASSWORD_PEPPERS")?)?)
+    }
+
     fn database(&self) -> Result<DatabaseConfig, ConfigError> {
         let url = self.required("DATABASE_URL", "For example postgres://auth_service:password@127.0.0.1:5432/auth.")?;
         self.database_at("DATABASE_URL", &url, self.number("DB_POOL_SIZE", 1, 1000)? as usize)
@@ -358,7 +371,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             federation: self.federation(&token_keys)?,
             token_keys,
             adopted_tokens: self.adopted_tokens()?,
-            peppers: Peppers::parse("PASSWORD_PEPPERS", &self.key("PASSWORD_PEPPERS")?)?,
+            peppers: self.peppers()?,
             access_tokens: AccessTokens::new(signing_keys, issuer, self.text("JWT_AUDIENCE")),
             metadata,
             access_token_ttl: Duration::from_secs(self.number("ACCESS_TOKEN_TTL_SECONDS", 10, 86_400)?),
@@ -382,6 +395,11 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
 /// Reads the settings of a command for operators; `lookup` is the environment.
 pub fn admin_database(lookup: impl Fn(&str) -> Option<String>) -> Result<DatabaseConfig, ConfigError> {
     Reader(lookup).admin_database()
+}
+
+/// Reads the peppers alone; `lookup` is the environment.
+pub fn peppers(lookup: impl Fn(&str) -> Option<String>) -> Result<Peppers, ConfigError> {
+    Reader(lookup).peppers()
 }
 
 /// Reads the log's settings; `lookup` is the environment.

@@ -47,6 +47,11 @@ pub fn name(user_agent: &str) -> String {
     Device::parse(user_agent).name()
 }
 
+/// What its sessions are recognised by: see [`Caller::device_hash`].
+pub fn hash(user_agent: &str) -> [u8; 32] {
+    Device::parse(user_agent).hash()
+}
+
 /// Cuts at a character boundary.
 fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]

@@ -3,6 +3,7 @@
 
 mod access_token;
 mod adopted_token;
+mod adoption;
 mod app;
 mod client_address;
 mod client_authentication;
@@ -84,17 +85,34 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Takes over the users and sessions of another system that are in this database: passwords go on working
+    /// and nobody is logged out.
+    ///
+    /// The old sessions table is moved, as it is, into schema auth_kept, and a view takes its name: old
+    /// queries go on reading, and nothing writes there any more. So stop the old application first. Whatever
+    /// interrupts it, the same command goes on. auth-api rollback undoes it.
+    #[command(after_help = config::adoption_help(), after_long_help = config::adoption_help())]
+    Adopt(adoption::AdoptArgs),
+    /// Undoes auth-api adopt: the old table is put back in its place, byte for byte as it was.
+    ///
+    /// What the adoption brought is then taken out of schema auth: the adopted users, with all that is theirs,
+    /// and the adopted sessions. Who has signed up here since stays. Whatever interrupts it, the same command
+    /// goes on.
+    #[command(after_help = config::admin_help(), after_long_help = config::admin_help())]
+    Rollback(adoption::RollbackArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Openapi => std::io::stdout().write_all(app::document().as_bytes()).map_err(|error| error.to_string()),
         Command::Serve => serve(),
-        Command::Clients(command) => clients(command),
         Command::Doctor { json } => match examine(json) {
             Ok(code) => return code,
             Err(sentence) => Err(sentence),
         },
+        Command::Clients(command) => operate(|db| clients_command::run(command, db)),
+        Command::Adopt(args) => operate(|db| adoption::adopt(args, db, &|| config::peppers(environment))),
+        Command::Rollback(args) => operate(|db| adoption::rollback(args, db)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -106,7 +124,6 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> Result<(), String> {
-    let environment = |name: &str| std::env::var(name).ok();
     init_log(config::log_config(environment).map_err(|error| error.to_string())?)?;
     let config = config::config(environment).map_err(|error| error.to_string())?;
     let runtime =
@@ -114,17 +131,20 @@ fn serve() -> Result<(), String> {
     runtime.block_on(run(config))
 }
 
-fn clients(command: clients_command::ClientsCommand) -> Result<(), String> {
-    let environment = |name: &str| std::env::var(name).ok();
+/// Runs a command for operators.
+fn operate<F: Future<Output = Result<(), String>>>(command: impl FnOnce(db::Db) -> F) -> Result<(), String> {
     init_log(config::log_config(environment).map_err(|error| error.to_string())?)?;
     let database = config::admin_database(environment).map_err(|error| error.to_string())?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
-    runtime.block_on(clients_command::run(command, db::Db::new(database)?))
+    runtime.block_on(command(db::Db::new(database)?))
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 fn examine(json: bool) -> Result<ExitCode, String> {
-    let environment = |name: &str| std::env::var(name).ok();
     init_log(config::log_config(environment).map_err(|error| error.to_string())?)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;

@@ -7,7 +7,6 @@
 //! Hashing is bounded twice: so many at once (memory, processors), and so many waiting. Who comes when the queue is
 //! full is told so at once, instead of piling up.
 
-#[cfg_attr(not(test), allow(dead_code, reason = "until `auth-api adopt` has landed"))]
 mod foreign;
 mod scheme;
 
@@ -17,7 +16,6 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-#[allow(unused_imports, reason = "until `auth-api adopt` has landed")]
 pub use self::foreign::ForeignHash;
 pub use self::scheme::Params;
 use self::scheme::{Memory, Scheme};

@@ -32,6 +32,7 @@
 //! | [`audit_log`] | months of the audit log that are long over |
 //! | [`tokens`] | secrets, proofs and verifiers, and sessions opened and rotated in SQL |
 //! | [`adopted`] | sessions of a system that was taken over |
+//! | [`adoption`] | databases of another system, and the commands that take them over and give them back |
 //! | [`tenants`] | organizations with their people, and statements in somebody's name |
 //! | [`server`] | [`Server`]: the service as a process |
 //! | [`http`] | [`Api`]: a client of it |
@@ -43,6 +44,7 @@
 //! itself is waited for with [`eventually`].
 
 pub mod adopted;
+pub mod adoption;
 pub mod audit_log;
 pub mod catalogue;
 pub mod cluster;

@@ -5,6 +5,7 @@
 //! who is acting is told to the database in the statement, or the transaction, that acts.
 
 mod acting;
+pub mod adoption;
 mod clients;
 mod federation;
 mod identity;
