@@ -67,12 +67,13 @@ end
 $$;
 
 create function auth_adoption.give_back() returns void
-  language plpgsql set lock_timeout = '5s'
+  language plpgsql
   as $$
 declare
   a auth_adoption.adoption := (select x from auth_adoption.adoption x);
 begin
   if a.taken_over_at is not null then
+    perform auth_adoption.lock_old_table();
     execute format('drop view %I.%I', a.sessions_schema, a.sessions_table);
     execute format('alter table auth_kept.%I set schema %I', a.sessions_table, a.sessions_schema);
     drop schema auth_kept;

@@ -116,8 +116,20 @@ begin
 end
 $$;
 
-create function auth_adoption.take_over_batch(batch_size int) returns auth_adoption.steps
+-- Nobody waits long behind us for a table that somebody else does not let go of.
+create function auth_adoption.lock_old_table() returns void
   language plpgsql set lock_timeout = '5s'
+  as $$
+begin
+  execute format('lock table %s in access exclusive mode', auth_adoption.source('sessions'));
+exception when lock_not_available then
+  raise exception 'table % is in use', auth_adoption.source('sessions')
+    using errcode = 'lock_not_available', hint = 'Stop what uses it (select * from pg_stat_activity), and give the same command again.';
+end
+$$;
+
+create function auth_adoption.take_over_batch(batch_size int) returns auth_adoption.steps
+  language plpgsql
   as $$
 declare
   a auth_adoption.adoption := (select x from auth_adoption.adoption x);
@@ -125,7 +137,7 @@ declare
   c pg_class;
   given record;
 begin
-  execute format('lock table %s in access exclusive mode', old);
+  perform auth_adoption.lock_old_table();
   select x.* into c from pg_class x where x.oid = old;
   create schema if not exists auth_kept;
   revoke all on schema auth_kept from public;
@@ -169,9 +181,10 @@ $$;
 
 -- adopt --no-backup: from here on there is no rollback.
 create function auth_adoption.drop_kept() returns void
-  language plpgsql set lock_timeout = '5s'
+  language plpgsql
   as $$
 begin
+  perform auth_adoption.lock_old_table();
   perform auth_adoption.make_view('without_old_table');
   execute format('drop table %s', auth_adoption.source('sessions'));
   update auth_adoption.adoption a set kept_dropped_at = clock_timestamp();

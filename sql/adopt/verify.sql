@@ -71,9 +71,6 @@ create function auth_adoption.complete() returns void
   as $$
 begin
   perform auth_adoption.make_view('after');
-  analyze auth.users;
-  analyze auth.sessions;
-  analyze auth.adopted_tokens;
   update auth_adoption.adoption a set completed_at = clock_timestamp();
   perform auth_adoption.advance('verify', 1, null, true);
 end

@@ -118,3 +118,15 @@ async fn killed_in_the_middle_the_same_command_goes_on() {
     assert_eq!(left, "50@example.net", "who was here before");
     run(&admin, "insert into public.sessions select * from public.sessions where false", &[]).await;
 }
+
+#[tokio::test]
+async fn a_table_in_use_is_not_waited_for() {
+    let db = TestDb::create().await;
+    let (admin, user) = (db.superuser().await, db.superuser().await);
+    load_example(&admin, "sessions").await;
+    user.batch_execute("begin; select from public.sessions").await.unwrap();
+    let said = adopt(&db, &example("sessions.toml"), &[]).await.expect_refusal();
+    assert!(said.contains("in use") && said.contains("same command again"), "{said}");
+    user.batch_execute("select from public.sessions; rollback").await.unwrap();
+    adopt(&db, &example("sessions.toml"), &[]).await.expect();
+}

@@ -69,9 +69,9 @@ async fn the_old_table_comes_back_byte_for_byte() {
             });
             assert_eq!(left, NOTHING, "{name}");
         }
-        let told: Vec<String> = values(&admin, "select action from auth.audit_log order by created_at", &[]).await;
+        let told = "select action from auth.audit_log where action like 'adoption%' order by created_at";
         let once = ["adoption_completed", "adoption_rolled_back"];
-        assert_eq!(told, [once, once].concat());
+        assert_eq!(values::<String>(&admin, told, &[]).await, [once, once].concat());
         assert!(rollback(&db, &[]).await.expect_refusal().contains("no adoption"));
     }
 }

@@ -129,6 +129,7 @@ impl Run {
         self.door.complete().await?;
         self.door.record("adoption_completed").await?;
         self.door.commit().await?;
+        self.door.analyze().await?;
         if args.no_backup {
             self.drop_old_table().await?;
         }

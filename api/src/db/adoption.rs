@@ -252,6 +252,11 @@ impl Adoption {
         self.call("select auth_adoption.complete()", &[]).await
     }
 
+    /// Tells the planner of a million new rows; auth.sessions is not analyzed by itself (see its table).
+    pub async fn analyze(&self) -> Result<(), String> {
+        self.run("analyze auth.users; analyze auth.sessions; analyze auth.adopted_tokens").await
+    }
+
     /// Writes a row of the audit log that sums it up.
     pub async fn record(&self, action: &str) -> Result<(), String> {
         self.call("select auth_adoption.record($1)", &[&action]).await
