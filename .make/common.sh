@@ -15,6 +15,8 @@ PG_BIN=$PG_TREE/bin
 TARGET_DIR=${CARGO_TARGET_DIR:-$ROOT/target}
 EXT_PACKAGE=$TARGET_DIR/extension
 API_BIN=${API_BIN:-$TARGET_DIR/release/auth-api}
+# Programs that only tests run, unpacked from Debian's packages.
+TOOLS_DIR=$TARGET_DIR/tools
 
 # One way to name the pg_config for cargo-pgrx and for plain cargo: the same value everywhere, or cargo would build
 # pgrx again at each change. With it, no ~/.pgrx is needed, and a developer's own stays as it is.

@@ -41,6 +41,7 @@ mod mailer;
 mod maintenance;
 mod members;
 mod metadata;
+mod monitoring;
 mod organizations;
 mod organizations_http;
 mod outbox;

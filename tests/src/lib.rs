@@ -29,6 +29,7 @@
 //! | [`past`] | a database with a past, and whether its clients can go on |
 //! | [`releases`] | the versions that were released, each installed on demand |
 //! | [`sql`] | one value, an error's SQLSTATE, the audit trail, time that passes |
+//! | [`exporter`] | the PostgreSQL exporter of Prometheus |
 //! | [`audit_log`] | months of the audit log that are long over |
 //! | [`tokens`] | secrets, proofs and verifiers, and sessions opened and rotated in SQL |
 //! | [`adopted`] | sessions of a system that was taken over |
@@ -49,6 +50,7 @@ pub mod audit_log;
 pub mod catalogue;
 pub mod cluster;
 pub mod db;
+pub mod exporter;
 pub mod http;
 pub mod mail;
 pub mod oidc;
