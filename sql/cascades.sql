@@ -139,11 +139,8 @@ begin
     using errcode = 'feature_not_supported', hint = 'DELETE does what it must: the sessions and tokens end, and the log says so.';
 end
 $$;
-comment on function auth.refuse_truncate is 'Trigger: refuses TRUNCATE where rows must not go without what their going brings about.';
+comment on function auth.refuse_truncate is 'Trigger: refuses TRUNCATE of memberships, and so of users and organizations: rows must not go without what their going brings about.';
 
-create trigger users_no_truncate before truncate on auth.users
-  for each statement execute function auth.refuse_truncate();
-create trigger organizations_no_truncate before truncate on auth.organizations
-  for each statement execute function auth.refuse_truncate();
+-- TRUNCATE of users or organizations has to cascade to this one, and is refused with it.
 create trigger organization_members_no_truncate before truncate on auth.organization_members
   for each statement execute function auth.refuse_truncate();
