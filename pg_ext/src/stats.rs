@@ -140,11 +140,12 @@ fn count_cleaned(sessions: i64) {
 /// A call of `auth.run_maintenance`, with the SQLSTATEs of the tasks that failed in it.
 #[pg_extern(sql = false)]
 fn count_maintenance(microseconds: i64, failures: Vec<String>) {
-    failures.iter().for_each(|code| count_failure(packed_sqlstate(code)));
     let Some(own) = own() else { return };
     own.maintenance_runs.fetch_add(1, Relaxed);
     own.maintenance_microseconds.fetch_add(microseconds.max(0).unsigned_abs(), Relaxed);
     own.last_maintenance_at.store(now(), Relaxed);
+    // Last: a failure that is younger than the last call was in it, or after it.
+    failures.iter().for_each(|code| count_failure(packed_sqlstate(code)));
 }
 
 /// PostgreSQL's MAKE_SQLSTATE: six bits a character.

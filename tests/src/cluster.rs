@@ -88,7 +88,9 @@ pub struct OwnCluster {
 impl OwnCluster {
     /// Makes and starts one, without any database of ours.
     pub fn empty() -> Self {
-        Self::made_with(&[])
+        let own = Self::stopped();
+        own.start();
+        own
     }
 
     /// Makes and starts one with the database `auth`, the extension and the logins.
@@ -101,7 +103,9 @@ impl OwnCluster {
     /// The same, with the extension in `shared_preload_libraries`, as `make run` has it. Its background worker looks after
     /// no database until [`Self::set`] says which.
     pub async fn preloaded() -> Self {
-        let own = Self::made_with(&["--preload", "auth"]);
+        let own = Self::stopped();
+        own.script("preload", &["auth"]);
+        own.start();
         own.set("auth_sessions.cleanup_database", "").await;
         own.script("database", &["auth"]);
         own
@@ -114,13 +118,12 @@ impl OwnCluster {
         admin.batch_execute("select pg_reload_conf()").await.expect("pg_reload_conf");
     }
 
-    fn made_with(options: &[&str]) -> Self {
+    fn stopped() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let shared = env_path("AUTH_TEST_CLUSTER");
         let name = format!("own-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let own = Self { cluster: Cluster { dir: shared.with_file_name(name) } };
-        own.script("create", options);
-        own.script("start", &[]);
+        own.script("create", &[]);
         own
     }
 
