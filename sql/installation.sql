@@ -302,11 +302,33 @@ comment on function auth.check_settings is 'Part of auth.check_installation(): s
 create function auth.check_upkeep() returns table (severity text, finding text, advice text)
   language plpgsql stable parallel restricted set search_path = pg_catalog, pg_temp
   as $$
+declare
+  -- The worker counts itself, where the library is preloaded; who else cleans shows by what is cleaned.
+  counted constant auth.session_statistics := (select s from auth.session_statistics s);
+  interval_of_worker constant interval := current_setting('auth_sessions.cleanup_interval')::interval;
+  is_its_database constant boolean :=
+    current_database() = any (regexp_split_to_array(current_setting('auth_sessions.cleanup_database'), '\s*,\s*'));
+  last_turn timestamptz := greatest(counted.last_maintenance_at, counted.stats_reset, pg_postmaster_start_time());
 begin
-  perform auth.extension_version();
   return query
+  select 'error', 'the background worker is to look after this database (auth_sessions.cleanup_database), and there is none: the library is not preloaded',
+         'shared_preload_libraries = ''auth_sessions'' in postgresql.conf, and restart the server'
+   where is_its_database and not counted.is_counting
+  union all
+  select 'note', 'the library is preloaded, and its worker does not look after this database',
+         format('alter system set auth_sessions.cleanup_database = %L;  -- and select pg_reload_conf(); unless pg_cron or the service cleans', current_database())
+   where not is_its_database and counted.is_counting
+  union all
+  select 'error', format('the background worker has not finished a turn since %s', to_char(last_turn at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS "UTC"')),
+         'The server''s log says why: look for auth_sessions. Are two of max_worker_processes free?'
+   where is_its_database and counted.is_counting and clock_timestamp() - last_turn > 3 * interval_of_worker and not pg_is_in_recovery()
+  union all
+  select 'warning', format('maintenance failed at %s with SQLSTATE %s', to_char(counted.last_failure_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS "UTC"'), counted.last_failure),
+         'select * from auth.run_maintenance();  -- as auth_admin; the server''s log has it too'
+   where counted.last_failure_at > clock_timestamp() - interval '1 hour'
+  union all
   select 'warning', format('sessions that ended before %s are still there: nobody cleans', to_char(l.time at time zone 'UTC', 'YYYY-MM-DD')),
-         'select auth.cleanup_expired_sessions();  -- until it returns 0; for good: the worker, pg_cron or the service (docs/dba/tune.md)'
+         'select auth.cleanup_expired_sessions();  -- until it returns 0; for good: auth.run_maintenance() by the worker, pg_cron or the service'
     from (select clock_timestamp() - current_setting('auth_sessions.session_retention')::interval - interval '1 day' as time) l
    where exists (select from auth.sessions s where s.revoked_at < l.time)
       or exists (select from auth.sessions s where s.revoked_at is null and s.cleanup_week <= (l.time at time zone 'UTC')::date
@@ -345,7 +367,7 @@ begin
     from (select max(closes_at) as until from auth.recovery_windows) w where w.until > clock_timestamp();
 end
 $$;
-comment on function auth.check_upkeep is 'Part of auth.check_installation(): cleaning, partitions, seals, mail, recovery windows.';
+comment on function auth.check_upkeep is 'Part of auth.check_installation(): the worker, cleaning, partitions, seals, mail, recovery windows.';
 
 create function auth.check_installation() returns table (topic text, severity text, finding text, advice text)
   language sql stable parallel restricted set search_path = pg_catalog, pg_temp

@@ -248,11 +248,14 @@ async fn parallel_workers_neither_lose_nor_leak_it() {
                     set max_parallel_workers_per_gather = 4";
     service.batch_execute(parallel).await.unwrap();
     let mine = "select count(*) from public.notes where length(body) > 0";
+    // PostgreSQL 16 renamed it.
+    let names = "select name from pg_settings where name in ('force_parallel_mode', 'debug_parallel_query')";
+    let force: String = value(&admin, names, &[]).await;
     for forced in ["off", "on"] {
-        service.batch_execute(&format!("set force_parallel_mode = {forced}; begin")).await.unwrap();
+        service.batch_execute(&format!("set {force} = {forced}; begin")).await.unwrap();
         assert_eq!(value::<i64>(&service, mine, &[]).await, 0);
         assert!(assumes(&service, &ada).await);
-        assert_eq!(value::<i64>(&service, mine, &[]).await, 20_000, "force_parallel_mode = {forced}");
+        assert_eq!(value::<i64>(&service, mine, &[]).await, 20_000, "{force} = {forced}");
         assert_eq!(who(&service).await, ada.user_id);
         service.batch_execute("commit").await.unwrap();
         // The workers of the next query belong to nobody.

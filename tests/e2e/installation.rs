@@ -2,10 +2,10 @@
 //! finding whose advice mends it. What is broken here is broken in transactions that are rolled back: roles are the
 //! whole cluster's, and other tests use them.
 
-use auth_sessions_tests::TestDb;
 use auth_sessions_tests::audit_log::make_past_month;
 use auth_sessions_tests::sql::{run, sqlstate, value, values};
 use auth_sessions_tests::tokens::sign_up;
+use auth_sessions_tests::{OwnCluster, TestDb, eventually};
 use tokio_postgres::Client;
 
 /// Findings as `topic severity: finding → advice`, without those of the shared cluster's being made for speed.
@@ -220,8 +220,8 @@ async fn what_takes_more_than_a_statement_is_found_too() {
         ("update auth.mail_outbox set created_at = created_at - interval '1 h'", "upkeep warning: mails have been waiting for up to 01:"),
         ("select auth.open_recovery_window('1 hour', 5)", "upkeep note: a recovery window is open until"),
     ] {
-        // A setting of the extension that is set before the library is loaded is taken for one that there is.
-        let admin = if breakage.contains("retri") { db.superuser().await } else { db.connect_as("postgres").await };
+        // A connection of its own: where the library is loaded already, a misspelled setting is refused.
+        let admin = db.superuser().await;
         let breakage = breakage.replace(":db", db.name()).replace(":partition", &partition);
         admin.batch_execute(&format!("begin; {breakage}")).await.unwrap_or_else(|error| panic!("{breakage}: {error:?}"));
         let found = findings(&admin).await;
@@ -246,6 +246,51 @@ async fn months_that_are_not_sealed_and_seals_that_do_not_hold_are_found() {
         broken_and_mended(&admin, &breakage, &format!("protection error: auth.{month} is sealed, and takes rows"))
             .await;
     }
+}
+
+#[tokio::test]
+async fn a_worker_that_is_not_there_or_does_not_work_is_found() {
+    let cluster = OwnCluster::preloaded().await;
+    let admin = cluster.connect("postgres", "auth").await;
+    let watcher = cluster.connect("auth_watcher", "auth").await;
+    run(&admin, "select auth.maintain_audit_partitions()", &[]).await;
+    let found = findings(&watcher).await;
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].starts_with("upkeep note: the library is preloaded, and its worker does not"), "{found:#?}");
+    let advice = found[0].split(" → ").nth(1).unwrap().split(';').next().unwrap();
+    cluster.set("auth_sessions.cleanup_interval", "1s").await;
+    admin.batch_execute(advice).await.unwrap();
+    run(&admin, "select pg_reload_conf()", &[]).await;
+    eventually("the worker works", async || findings(&watcher).await.is_empty()).await;
+
+    // Somebody keeps it from working.
+    admin
+        .batch_execute("begin; select pg_advisory_xact_lock(hashtextextended('auth_sessions.run_maintenance', 0))")
+        .await
+        .unwrap();
+    let idle = "upkeep error: the background worker has not finished a turn since";
+    eventually("it is missed", async || findings(&watcher).await.iter().any(|it| it.starts_with(idle))).await;
+    admin.batch_execute("rollback").await.unwrap();
+    eventually("it works again", async || findings(&watcher).await.is_empty()).await;
+
+    // One of its tasks fails.
+    run(&admin, "alter function auth.forget_mail(int) rename to forget_no_mail", &[]).await;
+    let failed = "upkeep warning: maintenance failed at ";
+    eventually("its failure is told", async || findings(&watcher).await.iter().any(|it| it.starts_with(failed))).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_wanted_and_not_preloaded_is_found() {
+    let cluster = OwnCluster::create();
+    let admin = cluster.connect("postgres", "auth").await;
+    run(&admin, "select auth.maintain_audit_partitions()", &[]).await;
+    // The setting is there when the library is.
+    admin.batch_execute("load 'auth_sessions'").await.unwrap();
+    admin.batch_execute("alter system set auth_sessions.cleanup_database = 'other, auth'").await.unwrap();
+    run(&admin, "select pg_reload_conf()", &[]).await;
+    let watcher = cluster.connect("auth_watcher", "auth").await;
+    let wanted = "upkeep error: the background worker is to look after this database";
+    eventually("it is missed", async || findings(&watcher).await.iter().any(|it| it.starts_with(wanted))).await;
 }
 
 #[tokio::test]
