@@ -203,7 +203,7 @@ async fn what_takes_more_than_a_statement_is_found_too() {
              drop trigger audit_log_no_truncate on auth.audit_log",
             "protection error: auth.audit_log can be truncated",
         ),
-        ("alter role auth_service noinherit", "roles error: the login auth_service is in auth_api but does not inherit"),
+        ("revoke auth_api from auth_service", "roles warning: no login is in auth_api"),
         ("alter table auth.users add constraint mine check (name <> '?') not valid", "protection warning: constraint mine of auth.users"),
         ("alter database :db set auth_sessions.retri_window = '1min'", "settings error: there is no setting auth_sessions.retri_window"),
         ("set auth_sessions.retry_window = 0", "settings warning: auth_sessions.retry_window is 0"),
