@@ -269,12 +269,11 @@ impl Adoption {
 
     /// How many old rows came to what, in words.
     pub async fn outcomes(&self) -> Result<Vec<(String, i64)>, String> {
-        let sql = "select 'users taken over', count(*) from auth_adoption.users
-                   union all
-                   select 'old rows: ' || o.outcome, count(r.n)
-                     from unnest(array['current', 'consumed', 'ended', 'refused']) o (outcome)
-                     left join auth_adoption.old_rows r on r.outcome = o.outcome
-                    group by o.outcome";
+        let sql = "select o.what, case o.outcome when 'users' then (select count(*) from auth_adoption.users)
+                                 else (select count(*) from auth_adoption.old_rows r where r.outcome = o.outcome) end
+                     from (values (1, 'users', 'users taken over'), (2, 'current', 'old rows: current'), (3, 'consumed', 'old rows: consumed'),
+                                  (4, 'ended', 'old rows: ended'), (5, 'refused', 'old rows: refused')) o (position, outcome, what)
+                    order by o.position";
         let rows = self.0.query(sql, &[]).await.map_err(told)?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
