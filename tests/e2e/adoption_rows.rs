@@ -1,6 +1,8 @@
 //! The rows that real tables have: odd ones, broken ones, doubled ones. Each is taken over, or reported; none is lost.
 
-use auth_sessions_tests::adoption::{OLD_PASSWORD, Said, adopt, example, load_example};
+use std::path::{Path, PathBuf};
+
+use auth_sessions_tests::adoption::{OLD_PASSWORD, Said, adopt, example, load_example, rollback};
 use auth_sessions_tests::sql::{refusal, run, value, values};
 use auth_sessions_tests::{Server, TestDb};
 use tokio_postgres::Client;
@@ -16,6 +18,31 @@ async fn empty_example() -> (TestDb, Client) {
 
 async fn adopt_sessions(db: &TestDb) -> Said {
     adopt(db, &example("auth_sessions.toml"), &["--batch-size", "3"]).await.expect()
+}
+
+/// The first example's mapping file, changed; removed when dropped.
+struct Mapping(PathBuf);
+
+impl Mapping {
+    fn of(db: &TestDb, change: impl FnOnce(&str) -> String) -> Self {
+        let good = std::fs::read_to_string(example("auth_sessions.toml")).expect("the example");
+        let changed = change(&good);
+        assert_ne!(changed, good);
+        let file = std::env::temp_dir().join(format!("{}.toml", db.name()));
+        std::fs::write(&file, changed).expect("the mapping");
+        Self(file)
+    }
+
+    fn file(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // Nothing more can be done about it.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// A row of the old table; what is not said is good.
@@ -233,6 +260,55 @@ async fn families_are_found_by_column_and_by_links() {
 }
 
 #[tokio::test]
+async fn a_family_column_is_enough_and_hashes_may_be_bytes() {
+    let (db, admin) = empty_example().await;
+    for (id, changes) in [
+        ("b1", &[("family_id", "'f'"), ("revoked_at", "now()")][..]),
+        ("b2", &[("family_id", "'f'")]),
+        ("b3", &[("family_id", "'g'"), ("revoked_at", "now()")]),
+        ("b4", &[("refresh_token_hash", "'abcd'")]),
+    ] {
+        old_row(&admin, id, changes).await;
+    }
+    let as_bytes =
+        "alter table public.auth_sessions alter refresh_token_hash type bytea using decode(refresh_token_hash, 'hex')";
+    admin.batch_execute(as_bytes).await.unwrap();
+    let mapping = Mapping::of(&db, |good| good.replace("rotated_from = ", "# "));
+    adopt(&db, mapping.file(), &[]).await.expect();
+    let expected = ["b1: consumed", "b2: current", "b3: ended", "b4: refused malformed_token"];
+    assert_eq!(
+        outcomes(&admin).await,
+        expected,
+        "nothing links rows: who was revoked in a family that lives on was consumed"
+    );
+    let server = Server::start(&db, &[("ADOPTED_TOKEN_FORMAT", "sha256-hex")]).await;
+    server.api().refresh("refresh-token-of-b2").await.expect(200);
+    server.api().refresh("refresh-token-of-b1").await.expect_problem(401, "invalid_refresh_token");
+    let ended: i64 =
+        value(&admin, "select count(*) from auth.sessions where revoked_reason = 'token_replay'", &[]).await;
+    assert_eq!(ended, 1);
+}
+
+#[tokio::test]
+async fn users_that_are_here_already_need_no_mapping() {
+    let (db, admin) = empty_example().await;
+    let here = "11111111-2222-4333-8444-555555555501";
+    let user = format!("insert into auth.users (id, email, name) values ('{here}', 'ada@example.org', 'Ada')");
+    run(&admin, &user, &[]).await;
+    admin.batch_execute("alter table public.auth_sessions alter user_id type text").await.unwrap();
+    for (id, user) in [("h1", here), ("h2", "11111111-2222-4333-8444-555555555502"), ("h3", "usr_ada")] {
+        old_row(&admin, id, &[("user_id", &format!("'{user}'"))]).await;
+    }
+    let mapping = Mapping::of(&db, |good| good[good.find("[sessions]").expect("a section")..].to_owned());
+    adopt(&db, mapping.file(), &[]).await.expect();
+    assert_eq!(outcomes(&admin).await, ["h1: current", "h2: refused unknown_user", "h3: refused unknown_user"]);
+    adopt(&db, mapping.file(), &["--verify-only"]).await.expect();
+    rollback(&db, &[]).await.expect();
+    let left: i64 = value(&admin, "select count(*) from auth.users", &[]).await;
+    assert_eq!(left, 1, "who was here stays");
+}
+
+#[tokio::test]
 async fn somebody_elses_account_here_gets_nobodys_sessions() {
     let db = TestDb::create().await;
     let admin = db.superuser().await;
@@ -279,8 +355,6 @@ async fn a_mapping_that_does_not_fit_is_refused_before_anything_is_touched() {
     let admin = db.superuser().await;
     load_example(&admin, "auth_sessions").await;
     admin.batch_execute("create view public.a_view as select * from public.auth_sessions").await.unwrap();
-    let good = std::fs::read_to_string(example("auth_sessions.toml")).expect("the example");
-    let file = std::env::temp_dir().join(format!("{}.toml", db.name()));
     for (from, to, why) in [
         ("public.auth_sessions", "public.no_such_table", "there is no table public.no_such_table"),
         ("public.auth_sessions", "public.a_view", "not an ordinary table"),
@@ -292,13 +366,11 @@ async fn a_mapping_that_does_not_fit_is_refused_before_anything_is_touched() {
         ("[sessions]", "[sessions]\ntime_zone = \"Atlantis\"", "time zone \"Atlantis\""),
         ("[sessions]", "[sessions]\nexpire_at = \"x\"", "expire_at"),
     ] {
-        assert!(good.contains(from), "{from}");
-        std::fs::write(&file, good.replace(from, to)).expect("the mapping");
-        let said = adopt(&db, &file, &[]).await.expect_refusal();
+        let mapping = Mapping::of(&db, |good| good.replace(from, to));
+        let said = adopt(&db, mapping.file(), &[]).await.expect_refusal();
         assert!(said.contains(why), "{to}: {said}");
         assert!(!value::<bool>(&admin, "select to_regnamespace('auth_adoption') is not null", &[]).await, "{to}");
     }
-    std::fs::remove_file(file).expect("the mapping");
     let refused = refusal(admin.batch_execute("drop table public.auth_sessions").await);
     assert_eq!(refused.code, "2BP01", "it is where it was, with its view: {refused:?}");
     // Somebody who is no superuser is told so.
