@@ -65,6 +65,7 @@ declare
   answer auth.session_outcome;
   violated text;
 begin
+  perform auth.require_primary();
   perform auth.require_token_verifier(token_verifier);
   if email is null or name is null or password_salt is null or password_params is null or pepper_id is null
      or password_verifier is null then
@@ -144,6 +145,7 @@ create function auth.locked_for(subject text) returns interval
   language plpgsql volatile parallel unsafe
   as $$
 begin
+  perform auth.require_primary();
   return (select a.locked_until - clock_timestamp() from auth.attempts a
            where a.key = auth.attempt_key(subject) and a.locked_until > clock_timestamp());
 end
@@ -162,6 +164,7 @@ create function auth.begin_login(
   language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
   as $$
 begin
+  perform auth.require_primary();
   if email is null then
     raise exception 'email must not be null' using errcode = 'null_value_not_allowed',
       hint = 'An address without an account is answered like any other.';
@@ -200,6 +203,7 @@ declare
   password_is_right boolean;
   answer auth.session_outcome;
 begin
+  perform auth.require_primary();
   perform auth.require_token_verifier(token_verifier);
   if email is null or verifier_version is null or password_proof is null then
     raise exception 'email, verifier_version and password_proof must not be null'

@@ -38,10 +38,7 @@ declare
   answer auth.session_outcome;
 begin
   -- A standby that is behind does not know every token: "unknown" would log its holder out.
-  if pg_is_in_recovery() then
-    raise exception 'a standby cannot exchange tokens' using errcode = 'read_only_sql_transaction',
-      hint = 'Send refreshes to the primary.';
-  end if;
+  perform auth.require_primary();
   select f.session_id, f.ticket into found_session_id, found_ticket
     from auth.find_adopted_token(exchange_adopted_token.token_proof) f;
   if found_session_id is null then

@@ -70,6 +70,7 @@ create function auth.count_attempt(subject text) returns int
 declare
   times int;
 begin
+  perform auth.require_primary();
   insert into auth.attempts as a (key, count, updated_at)
   values (auth.attempt_key(subject), 1, clock_timestamp())
   on conflict (key) do update

@@ -35,6 +35,7 @@ begin
   end if;
   -- In seconds: a day of an interval is not always 24 hours.
   step := make_interval(secs => extract(epoch from period) / burst);
+  perform auth.require_primary();
 
   insert into auth.attempts as a (key, updated_at, full_at)
   select auth.attempt_key(auth.rate_limit_subject(scope, take_rate_limit.key)), c.clock, c.clock + step
@@ -156,6 +157,7 @@ begin
     raise exception 'email must not be null' using errcode = 'null_value_not_allowed',
       hint = 'select * from auth.security_events where action = ''user_account_locked'' tells whose logins were locked.';
   end if;
+  perform auth.require_primary();
   -- What the service counts an account's logins by is forgotten too: whoever calls wants the user in now.
   with forgotten as (
     delete from auth.attempts a

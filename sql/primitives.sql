@@ -51,6 +51,20 @@ create function auth.setting(name text) returns text
   language c stable strict parallel safe as 'MODULE_PATHNAME', 'setting_wrapper';
 comment on function auth.setting is 'Internal. The value of auth_sessions.<name>; durations in seconds, castable to interval. Safe before the library is loaded, when current_setting is not.';
 
+-- PostgreSQL says it too, as soon as something is written, in other words for each statement; and of the counters, which are
+-- unlogged and so not there at all, in words that help nobody.
+create function auth.require_primary() returns void
+  language plpgsql stable parallel safe
+  as $$
+begin
+  if pg_is_in_recovery() then
+    raise exception 'this server is a standby, and this writes' using errcode = 'read_only_sql_transaction',
+      hint = 'Send it to the primary.';
+  end if;
+end
+$$;
+comment on function auth.require_primary is 'Internal. An error (25006) on a standby, which sends the caller to the primary.';
+
 create function auth.extension_version() returns text
   language c immutable parallel safe as 'MODULE_PATHNAME', 'extension_version_wrapper';
 comment on function auth.extension_version is 'The version of the loaded library; the service refuses to be ready with another one.';

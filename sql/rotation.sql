@@ -205,6 +205,7 @@ declare
   s auth.sessions;
   replayed_generation int;
 begin
+  perform auth.require_primary();
   if jti is null or family_id is null then
     raise exception 'jti and family_id must not be null' using errcode = 'null_value_not_allowed',
       hint = 'Both are in the audit log and in auth.active_sessions.';
@@ -236,6 +237,7 @@ create function auth.open_recovery_window(duration interval, max_gap int) return
 declare
   closes timestamptz := clock_timestamp() + duration;
 begin
+  perform auth.require_primary();
   if duration is null or max_gap is null then
     raise exception 'duration and max_gap must not be null' using errcode = 'null_value_not_allowed',
       hint = 'For example: select auth.open_recovery_window(''1 hour'', 10);';

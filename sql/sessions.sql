@@ -85,6 +85,7 @@ declare
   live uuid[];
   ended auth.sessions;
 begin
+  perform auth.require_primary();
   if lock_user then
     perform from auth.users u where u.id = of_user for no key update;
   end if;
@@ -279,6 +280,7 @@ create function auth.cleanup_expired_sessions(batch_size int, retention interval
 declare
   removed bigint;
 begin
+  perform auth.require_primary();
   if batch_size is null or retention is null then
     raise exception 'batch_size and retention must not be null' using errcode = 'null_value_not_allowed',
       hint = 'Without arguments the configured retention and a batch of 10,000 are used.';

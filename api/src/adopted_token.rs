@@ -155,6 +155,22 @@ impl<'k> Shown<'k> {
         }
     }
 
+    /// The database's own mark on it, where it carries one.
+    pub fn ticket(&self) -> Option<&[u8]> {
+        match self {
+            Self::Own(presented) => Some(&presented.ticket),
+            Self::Adopted(_) => None,
+        }
+    }
+
+    /// What is shown to the database.
+    pub fn proof(&self) -> [u8; 32] {
+        match self {
+            Self::Own(presented) => presented.secret.proof(),
+            Self::Adopted(adopted) => adopted.proof(),
+        }
+    }
+
     /// A nonce for rotating it.
     pub fn new_nonce(&self, keys: &TokenKeys) -> RotationNonce {
         match self {

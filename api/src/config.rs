@@ -40,6 +40,12 @@ const SETTINGS: &[(&str, &str, &str)] = &[
          adopt and rollback; when not set, DATABASE_URL. The service does not read it",
     ),
     ("DB_POOL_SIZE", "16", "Connections to the database, at most"),
+    (
+        "DB_PREPARED_STATEMENTS",
+        "on",
+        "on or off. off behind a pooler in transaction mode (PgBouncer): each statement goes out whole, and the time-outs are \
+         to be set for the login, with alter role",
+    ),
     ("AUTH_LISTEN", "127.0.0.1:8080", "Address and port to listen on; port 0 takes a free one"),
     (
         "HMAC_SECRETS",
@@ -188,6 +194,8 @@ pub struct DatabaseConfig {
     pub postgres: tokio_postgres::Config,
     /// Connections at most.
     pub pool_size: usize,
+    /// Whether statements are prepared on their connection, which is then ours until we close it.
+    pub prepared: bool,
 }
 
 /// How passwords are hashed.
@@ -334,7 +342,14 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         if postgres.get_application_name().is_none() {
             postgres.application_name("auth-api");
         }
-        Ok(DatabaseConfig { postgres, pool_size })
+        let prepared = match self.text("DB_PREPARED_STATEMENTS").as_str() {
+            "on" => true,
+            "off" => false,
+            other => {
+                return Err(ConfigError(format!("DB_PREPARED_STATEMENTS={other} cannot be used: it is on or off.")));
+            }
+        };
+        Ok(DatabaseConfig { postgres, pool_size, prepared })
     }
 
     fn passwords(&self) -> Result<PasswordConfig, ConfigError> {
@@ -457,6 +472,7 @@ mod tests {
         for (name, value) in [
             ("AUTH_LISTEN", "8080"),
             ("DB_POOL_SIZE", "0"),
+            ("DB_PREPARED_STATEMENTS", "maybe"),
             ("ACCESS_TOKEN_TTL_SECONDS", "9"),
             ("ARGON2_MEMORY_KIB", "7"),
             ("MAINTENANCE_INTERVAL_SECONDS", "86401"),

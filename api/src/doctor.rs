@@ -192,7 +192,10 @@ async fn examine_database(report: &mut Report, config: DatabaseConfig) {
 }
 
 fn connect(report: &mut Report, topic: &str, postgres: tokio_postgres::Config) -> Option<Db> {
-    Db::new(DatabaseConfig { postgres, pool_size: 1 }).map_err(|error| report.error(topic, &error, "")).ok()
+    // Once each: nothing is worth preparing, and a pooler in between does not matter.
+    Db::new(DatabaseConfig { postgres, pool_size: 1, prepared: false })
+        .map_err(|error| report.error(topic, &error, ""))
+        .ok()
 }
 
 /// What was found so far.

@@ -23,7 +23,7 @@ const CURRENT: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
 const CONSUMED: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl";
 
 struct Scene {
-    db: TestDb,
+    _db: TestDb,
     server: Server,
     api: Api,
     admin: Client,
@@ -38,7 +38,7 @@ async fn scene(settings: &[(&str, &str)]) -> Scene {
     let (api, admin) = (server.api(), db.superuser().await);
     api.signup(ADA).await;
     let session = adopt_session(&admin, ADA, CURRENT, &[CONSUMED]).await;
-    Scene { db, server, api, admin, session }
+    Scene { _db: db, server, api, admin, session }
 }
 
 /// A refused refresh, but for what is each request's own.

@@ -93,6 +93,14 @@ impl OwnCluster {
         own
     }
 
+    /// A place for one.
+    fn unmade() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let shared = env_path("AUTH_TEST_CLUSTER");
+        let name = format!("own-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        Self { cluster: Cluster { dir: shared.with_file_name(name) } }
+    }
+
     /// Makes and starts one with the database `auth`, the extension and the logins.
     pub fn create() -> Self {
         let own = Self::empty();
@@ -111,6 +119,13 @@ impl OwnCluster {
         own
     }
 
+    /// Makes and starts a hot standby that follows another cluster.
+    pub fn standby_of(primary: &Self) -> Self {
+        let own = Self::unmade();
+        own.script("standby", &[primary.cluster.dir.to_str().expect("a path")]);
+        own
+    }
+
     /// Sets a configuration parameter of the whole server, which takes note at once.
     pub async fn set(&self, parameter: &str, value: &str) {
         let admin = self.connect("postgres", "postgres").await;
@@ -119,10 +134,7 @@ impl OwnCluster {
     }
 
     fn stopped() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let shared = env_path("AUTH_TEST_CLUSTER");
-        let name = format!("own-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let own = Self { cluster: Cluster { dir: shared.with_file_name(name) } };
+        let own = Self::unmade();
         own.script("create", &[]);
         own
     }

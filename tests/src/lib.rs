@@ -37,6 +37,7 @@
 //! | [`tenants`] | organizations with their people, and statements in somebody's name |
 //! | [`server`] | [`Server`]: the service as a process |
 //! | [`http`] | [`Api`]: a client of it |
+//! | [`pooler`] | PgBouncer in transaction mode |
 //! | [`mail`] | a mail server, and what it has taken |
 //! | [`oidc`] | a real OpenID provider, and a browser that goes there and back |
 //! | [`wire`] | refresh tokens and JWTs taken apart and forged |
@@ -55,6 +56,7 @@ pub mod http;
 pub mod mail;
 pub mod oidc;
 pub mod past;
+pub mod pooler;
 pub mod releases;
 pub mod server;
 pub mod sql;

@@ -57,6 +57,7 @@ impl Scope {
 /// connection given up.
 pub struct Acting {
     connection: Option<Object>,
+    prepared: bool,
 }
 
 impl Db {
@@ -103,10 +104,11 @@ impl Db {
         Ok(acting)
     }
 
-    async fn begin(&self) -> Result<Acting, Problem> {
+    /// Begins a transaction in nobody's name.
+    pub(super) async fn begin(&self) -> Result<Acting, Problem> {
         let connection = self.connection().await?;
         match connection.batch_execute("begin").await {
-            Ok(()) => Ok(Acting { connection: Some(connection) }),
+            Ok(()) => Ok(Acting { connection: Some(connection), prepared: self.prepared }),
             Err(error) => Err(refused(connection, &error)),
         }
     }
@@ -116,11 +118,8 @@ impl Acting {
     /// All rows of one statement.
     pub async fn all(&self, sql: &'static str, params: Params<'_>) -> Result<Vec<Row>, Problem> {
         let connection = self.connection.as_ref().ok_or(Code::InternalError)?;
-        let result = async {
-            let statement = connection.prepare_cached(sql).await?;
-            connection.query(&statement, params).await
-        };
-        result.await.map_err(|error| super::problem(&error))
+        let result = super::params::query(connection, self.prepared, sql, params).await;
+        result.map_err(|error| super::problem(&error))
     }
 
     /// Its first row.

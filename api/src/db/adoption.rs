@@ -6,13 +6,16 @@ use std::error::Error as _;
 
 use deadpool_postgres::{
     Object,
-    tokio_postgres::{Error, Row},
+    tokio_postgres::{Error, Row, types::ToSql},
 };
 use futures_util::TryStreamExt;
 use serde_json::Value;
 
-use super::{Db, Params};
+use super::Db;
 use crate::password::NewVerifier;
+
+/// An operator's connection is the server's own: each statement is prepared for itself, and told its types.
+type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// The files, in their order. They are run once, in the transaction that begins an adoption.
 const FILES: [&str; 7] = [

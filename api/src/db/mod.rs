@@ -17,6 +17,7 @@ mod maintenance;
 mod members;
 mod organizations;
 mod outbox;
+mod params;
 mod passwords;
 mod personal_access_tokens;
 mod security_events;
@@ -31,7 +32,7 @@ use deadpool_postgres::{
         Error, NoTls, Row,
         config::{Host, SslMode},
         error::SqlState,
-        types::{FromSql, ToSql},
+        types::FromSql,
     },
 };
 use rustls_platform_verifier::BuilderVerifierExt;
@@ -47,6 +48,7 @@ pub use self::maintenance::MaintenanceTask;
 pub use self::members::{Member, MemberSession};
 pub use self::organizations::{NewOrganization, Page};
 pub use self::outbox::{Mail, Outbox};
+use self::params::Params;
 pub use self::passwords::PasswordChange;
 pub use self::security_events::{EventFilter, SecurityEvent};
 pub use self::sessions::{AccessGrant, Grant, Lifetimes, Login, NewAccount, Profile, Rotation, SignUp};
@@ -62,16 +64,16 @@ const POOL_WAIT: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Once per connection. Rotation relies on READ COMMITTED (a waiting UPDATE re-checks its WHERE); the time-outs keep a
-/// statement that hangs from holding its locks. Behind a pooler in transaction mode these settings are shared with its
-/// other clients: give the service a pool of its own.
+/// statement that hangs from holding its locks. Through a pooler in transaction mode they would land on whichever connection
+/// to the server: there they are the login's own (docs/dba/beyond.md), and readiness asks for the isolation.
 const SET_UP: &str = "set default_transaction_isolation to 'read committed'; set statement_timeout to '15s'; \
                       set lock_timeout to '10s'; set idle_in_transaction_session_timeout to '15s'";
-
-type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// Connections to the database.
 pub struct Db {
     pool: Pool,
+    /// Whether statements are prepared on their connection.
+    prepared: bool,
 }
 
 /// What readiness asks for.
@@ -87,7 +89,7 @@ pub struct Health {
 impl Db {
     /// Makes the pool; connects to nothing yet.
     pub fn new(config: DatabaseConfig) -> Result<Self, String> {
-        let DatabaseConfig { mut postgres, pool_size } = config;
+        let DatabaseConfig { mut postgres, pool_size, prepared } = config;
         postgres.connect_timeout(CONNECT_TIMEOUT);
         // A connection that broke is noticed when it is used: no round trip is spent on asking first.
         let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
@@ -106,16 +108,16 @@ impl Db {
         let set_up = Hook::async_fn(|client: &mut deadpool_postgres::ClientWrapper, _| {
             Box::pin(async move { client.batch_execute(SET_UP).await.map_err(HookError::Backend) })
         });
-        let pool = Pool::builder(manager)
+        let mut pool = Pool::builder(manager)
             .max_size(pool_size)
             .wait_timeout(Some(POOL_WAIT))
             .create_timeout(Some(CONNECT_TIMEOUT))
             .recycle_timeout(Some(CONNECT_TIMEOUT))
-            .runtime(Runtime::Tokio1)
-            .post_create(set_up)
-            .build()
-            .map_err(|error| error.to_string())?;
-        Ok(Self { pool })
+            .runtime(Runtime::Tokio1);
+        if prepared {
+            pool = pool.post_create(set_up);
+        }
+        Ok(Self { pool: pool.build().map_err(|error| error.to_string())?, prepared })
     }
 
     /// Whether the other end is what this service was built for.
@@ -164,11 +166,7 @@ impl Db {
     /// ReadyForQuery, which the server sends when the commit is done.
     async fn all(&self, sql: &'static str, params: Params<'_>) -> Result<Vec<Row>, Problem> {
         let connection = self.connection().await?;
-        let result = async {
-            let statement = connection.prepare_cached(sql).await?;
-            connection.query(&statement, params).await
-        };
-        match result.await {
+        match params::query(&connection, self.prepared, sql, params).await {
             Ok(rows) => Ok(rows),
             Err(error) => Err(refused(connection, &error)),
         }
@@ -234,6 +232,8 @@ fn problem(error: &Error) -> Problem {
     // No extension, or another version, or rights are missing: the operator's to mend.
     let misconfigured = ["28", "3D", "3F"].contains(&class)
         || [SqlState::UNDEFINED_FUNCTION, SqlState::UNDEFINED_TABLE, SqlState::FEATURE_NOT_SUPPORTED].contains(code);
+    // Prepared on one connection to the server, and wanted on another one.
+    let unprepared = [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT].contains(code);
     // The tables' own checks, a second line behind the checks of `field.rs`.
     let bad_value = [SqlState::CHECK_VIOLATION, SqlState::CHARACTER_NOT_IN_REPERTOIRE].contains(code);
     if unavailable {
@@ -244,6 +244,14 @@ fn problem(error: &Error) -> Problem {
             code = code.code(),
             cause = db.message(),
             "the extension auth_sessions, this version of it, or a right is missing in the database"
+        );
+        Code::DatabaseUnavailable.into()
+    } else if unprepared {
+        tracing::error!(
+            code = code.code(),
+            cause = db.message(),
+            "a prepared statement is not where it was prepared: behind a pooler in transaction mode, set \
+             DB_PREPARED_STATEMENTS=off"
         );
         Code::DatabaseUnavailable.into()
     } else if bad_value {

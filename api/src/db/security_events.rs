@@ -2,10 +2,10 @@
 //! choose among what the identity may see, and let the planner find it by an index of each month's partition.
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::tokio_postgres::{Row, types::ToSql};
+use deadpool_postgres::tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{Db, Scope, named};
+use super::{Db, Scope, named, params::Param};
 use crate::{
     credential::Credential,
     device::Caller,
@@ -115,7 +115,7 @@ impl Db {
     ) -> Result<Vec<SecurityEvent>, Problem> {
         let acting = self.act_as(who, Scope::SecurityEventsRead, caller).await?;
         let (after_time, after_id) = filter.after.unzip();
-        let mut params: Vec<&(dyn ToSql + Sync)> = vec![
+        let mut params: Vec<&(dyn Param + Sync)> = vec![
             &filter.from,
             &filter.to,
             &after_time,

@@ -1,13 +1,10 @@
 //! Opening, rotating and ending sessions: the functions that take a proof.
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::{
-    GenericClient,
-    tokio_postgres::{Error, Row},
-};
+use deadpool_postgres::tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{Db, Params, bytes, column, named, refused};
+use super::{Db, Params, bytes, column, named};
 use crate::{
     adopted_token::{AdoptedToken, Shown},
     device::Caller,
@@ -422,54 +419,31 @@ impl Db {
 
     /// Ends the session of a refresh token (RFC 7009); how many were ended.
     pub async fn end_session(&self, shown: &Shown<'_>, caller: &Caller) -> Result<u32, Problem> {
-        let connection = self.connection().await?;
-        match end(&connection, shown, caller).await {
-            Ok(row) => Ok(u32::from(column::<bool>(&row, 0)?)),
-            Err(error) => Err(refused(connection, &error)),
-        }
+        let (ticket, proof) = (shown.ticket(), shown.proof());
+        let params: Params<'_> =
+            &[&shown.session_id(), &shown.generation(), &ticket, &proof.as_slice(), &caller.request_id];
+        Ok(u32::from(column::<bool>(&self.one(END_SESSION, params).await?, 0)?))
     }
 
     /// The same, and all other sessions of that user. A genuine token of a session that is over still proves who asks.
     pub async fn end_all_sessions(&self, shown: &Shown<'_>, caller: &Caller) -> Result<u32, Problem> {
         let others = "select coalesce((select auth.revoke_user_sessions(user_id => auth.current_user_id(), \
                 reason => 'logged_out', correlation_id => $1) where auth.current_user_id() is not null), 0)";
-        let mut connection = self.connection().await?;
-        let result = async {
-            let transaction = connection.transaction().await?;
-            let ended = end(&transaction, shown, caller).await?;
-            let all = transaction.prepare_cached(others).await?;
-            let revoked = transaction.query_one(&all, &[&caller.request_id]).await?;
-            transaction.commit().await?;
-            Ok((ended, revoked))
-        };
-        match result.await {
-            Ok((ended, revoked)) => {
-                Ok(u32::from(column::<bool>(&ended, 0)?) + column::<i32>(&revoked, 0)?.unsigned_abs())
-            }
-            Err(error) => Err(refused(connection, &error)),
-        }
+        let (ticket, proof) = (shown.ticket(), shown.proof());
+        let params: Params<'_> =
+            &[&shown.session_id(), &shown.generation(), &ticket, &proof.as_slice(), &caller.request_id];
+        let acting = self.begin().await?;
+        let ended = acting.one(END_SESSION, params).await?;
+        let revoked = acting.one(others, &[&caller.request_id]).await?;
+        acting.commit().await?;
+        Ok(u32::from(column::<bool>(&ended, 0)?) + column::<i32>(&revoked, 0)?.unsigned_abs())
     }
 }
 
-/// Ends the session of a token; whether this did.
-async fn end(client: &impl GenericClient, shown: &Shown<'_>, caller: &Caller) -> Result<Row, Error> {
-    match shown {
-        Shown::Own(presented) => {
-            let sql = "select auth.end_session(session_id => $1, generation => $2, ticket => $3, token_proof => $4, \
-                correlation_id => $5)";
-            let end = client.prepare_cached(sql).await?;
-            let (ticket, proof) = (presented.ticket.as_slice(), presented.secret.proof());
-            let params: Params<'_> =
-                &[&presented.session_id, &presented.generation, &ticket, &proof.as_slice(), &caller.request_id];
-            client.query_one(&end, params).await
-        }
-        Shown::Adopted(adopted) => {
-            let sql = "select auth.end_adopted_session(token_proof => $1, correlation_id => $2)";
-            let end = client.prepare_cached(sql).await?;
-            client.query_one(&end, &[&adopted.proof().as_slice(), &caller.request_id]).await
-        }
-    }
-}
+/// Of a token of ours; of one that does not tell its session, by its proof alone.
+const END_SESSION: &str = "select case when $1::uuid is null \
+    then auth.end_adopted_session(token_proof => $4, correlation_id => $5) \
+    else auth.end_session(session_id => $1, generation => $2, ticket => $3, token_proof => $4, correlation_id => $5) end";
 
 pub(super) fn unknown_outcome(outcome: &str) -> Problem {
     tracing::error!(outcome, "the database answered with an outcome that this version does not know");

@@ -18,7 +18,8 @@ create table auth.audit_seals (
     and octet_length(digest) = 32 and octet_length(previous_digest) = 32
     and (number = 1) = (previous_digest is null))
 );
--- adoption (exchange)
+
+-- Tokens of a system that was taken over.
 create table auth.adopted_tokens (
   token_verifier bytea primary key,
   session_id uuid not null references auth.sessions (id) on delete cascade,
@@ -27,10 +28,6 @@ create table auth.adopted_tokens (
   constraint adopted_tokens_check check (octet_length(token_verifier) = 32)
 );
 create index adopted_tokens_session_id_idx on auth.adopted_tokens (session_id);
-comment on table auth.adopted_tokens is 'Refresh tokens of the system that was taken over, current ones and consumed ones. They go with their session, so that none is left after auth_sessions.session_max_age and .session_retention.';
-comment on column auth.adopted_tokens.token_verifier is 'SHA-256 of the proof; the proof is the hash that the old system kept: SHA-256(token), or HMAC-SHA-256(its key, token).';
-comment on column auth.adopted_tokens.is_current is 'Whether it was its session''s current token when it was adopted. One that was not is a replay whenever it is shown.';
-select pg_catalog.pg_extension_config_dump('auth.adopted_tokens', '');
 
 -- Maintenance: these say how many rows they deleted.
 drop function auth.forget_mail(int);
