@@ -7,16 +7,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::SystemTime;
 
 /// Writes the scripts; panics, and so fails the build, with what is wrong in `sql/`.
 pub fn write() {
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for changed in ["build", "src/schema.rs", "../sql"] {
+        println!("cargo::rerun-if-changed={changed}");
+    }
+    // Asked when it runs: a copy of the tree may have been built with this program already.
+    let cargo = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"));
+    let (package, this) = (cargo("CARGO_MANIFEST_DIR"), cargo("CARGO_PKG_VERSION"));
+    let (package, this) = (Path::new(&package), &*this);
     let sql = package.join("../sql");
-    println!("cargo::rerun-if-changed=build");
-    println!("cargo::rerun-if-changed=src/schema.rs");
-    println!("cargo::rerun-if-changed={}", sql.display());
 
-    let this = env!("CARGO_PKG_VERSION");
     let steps = steps(&sql.join("upgrades"));
     let everything = everything_again(&sql, &read(&package.join("src/schema.rs")));
     let after = read(&sql.join("upgrades/after.sql"));
@@ -40,10 +43,14 @@ pub fn write() {
         }
     }
     for (name, script) in scripts {
+        // When it is missing, it is written again; but what was written is no reason to write again.
+        println!("cargo::rerun-if-changed=sql/{name}");
         let file = directory.join(name);
         // Not touched when nothing changed: the tree may be read-only.
         if fs::read_to_string(&file).ok().as_ref() != Some(&script) {
-            fs::write(&file, script).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            fs::write(&file, script)
+                .and_then(|()| fs::File::options().append(true).open(&file)?.set_modified(SystemTime::UNIX_EPOCH))
+                .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         }
     }
 }

@@ -39,6 +39,7 @@ mod login;
 mod logs;
 mod mailer;
 mod maintenance;
+mod majors;
 mod members;
 mod metadata;
 mod monitoring;

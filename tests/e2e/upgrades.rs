@@ -7,10 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use auth_sessions_tests::catalogue::{columns, contents, difference, facts};
 use auth_sessions_tests::past::Past;
 use auth_sessions_tests::releases::{self, THIS};
-use auth_sessions_tests::server::{HMAC_KEY, PEPPER};
 use auth_sessions_tests::sql::{run, sqlstate, value, values};
-use auth_sessions_tests::tokens::{Token, rotate, sign_up, try_rotate};
-use auth_sessions_tests::wire::{RefreshToken, key_id};
+use auth_sessions_tests::tokens::{rotate, sign_up, try_rotate};
 use auth_sessions_tests::{OwnCluster, Server, TestDb, eventually};
 use tokio_postgres::Client;
 
@@ -57,20 +55,8 @@ async fn an_upgrade_makes_what_a_fresh_installation_makes() {
         assert_eq!(contents(&admin, &columns).await, before, "from {version}");
         // On the connection that was there before, with the plans that it keeps; and on a new one, over HTTP.
         past.goes_on(&service, &admin, &format!("from {version}")).await;
-        let pepper_id = i32::from_be_bytes(key_id(&PEPPER).try_into().expect("4 bytes"));
-        run(&admin, "update auth.users set pepper_id = $1", &[&pepper_id]).await;
-        let server = Server::start(&db, &[]).await;
-        let refreshed = server.api().refresh(&on_the_wire(past.held_by_another_client())).await.expect(200).session();
-        server.api().refresh(&refreshed.refresh_token).await.expect(200);
-        server.api().get("/health/ready", "").await.expect(200);
+        past.goes_on_over_http(&db.url("auth_service"), &admin).await;
     }
-}
-
-/// A token as the service writes it.
-fn on_the_wire(token: &Token) -> String {
-    let Token { session_id, generation, ticket, secret } = token.clone();
-    RefreshToken { key_id: vec![], session_id, generation, ticket, secret: secret.0, tag: vec![] }
-        .signed_with(&HMAC_KEY)
 }
 
 #[tokio::test]
@@ -182,4 +168,21 @@ async fn an_upgrade_under_traffic_logs_nobody_out() {
     assert_eq!(ended, Vec::<String>::new());
     let other = sign_up(&service, "somebody@example.org").await;
     assert_eq!(rotate(&service, &other).await.outcome, "rotated");
+}
+
+#[tokio::test]
+async fn a_cluster_of_make_run_is_upgraded_with_its_logins() {
+    let cluster = OwnCluster::empty();
+    std::fs::copy(releases::script("0.1.0"), cluster.extension_directory().join("auth_sessions--0.1.0.sql")).unwrap();
+    run(&cluster.connect("postgres", "postgres").await, "create database auth", &[]).await;
+    let admin = cluster.connect("postgres", "auth").await;
+    admin.batch_execute("create extension auth_sessions version '0.1.0'").await.unwrap();
+    for n in 0..2 {
+        cluster.upgrade();
+        let version: String =
+            value(&admin, "select extversion from pg_extension where extname = 'auth_sessions'", &[]).await;
+        assert_eq!(version, THIS);
+        let token = sign_up(&cluster.connect("auth_service", "auth").await, &format!("ada{n}@example.org")).await;
+        assert_eq!(rotate(&cluster.connect("auth_service", "auth").await, &token).await.outcome, "rotated");
+    }
 }

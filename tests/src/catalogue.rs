@@ -32,7 +32,7 @@ pub async fn facts(admin: &Client) -> Vec<String> {
         from relation join pg_attribute on attrelid = relation.oid and attnum > 0 and not attisdropped
         left join pg_attrdef on adrelid = attrelid and adnum = attnum
       union all select format('sequence %s %s', seqrelid::regclass, to_jsonb(s) - 'seqrelid') from pg_sequence s join relation on seqrelid = relation.oid
-      union all select format('acl %s %s %s', relname, grantee::regrole, privilege_type) from relation, aclexplode(coalesce(relacl, acldefault('r', relowner)))
+      union all select format('acl %s %s %s', relname, grantee::regrole, privilege_type) from relation, aclexplode(coalesce(relacl, acldefault(case relkind when 'S' then 's' else 'r' end::\"char\", relowner)))
         where relkind not in ('i', 'I')
       union all select format('acl %s.%s %s %s', relname, attname, grantee::regrole, privilege_type)
         from relation join pg_attribute on attrelid = relation.oid, aclexplode(attacl)
@@ -50,7 +50,7 @@ pub async fn facts(admin: &Client) -> Vec<String> {
       union all select format('function %s owner %s %s', p.oid::regprocedure, proowner::regrole, pg_get_functiondef(p.oid))
         from our_function p where prokind in ('f', 'p')
       union all select format('acl %s %s', p.oid::regprocedure, grantee::regrole)
-        from our_function p, aclexplode(proacl)
+        from our_function p, aclexplode(coalesce(proacl, acldefault('f', proowner)))
       union all select format('schema %s %s', grantee::regrole, privilege_type)
         from pg_namespace, aclexplode(nspacl) where nspname = 'auth'
       union all select format('role %s %s %s %s', rolname, rolsuper, rolbypassrls, rolcanlogin) from pg_roles
@@ -61,6 +61,7 @@ pub async fn facts(admin: &Client) -> Vec<String> {
         from object join pg_description on (classoid, objoid) = (classid, objid)
       union all select format('recorded %s %s %s', pg_describe_object(classoid, objoid, objsubid), grantee::regrole, privilege_type)
         from object join pg_init_privs on (classoid, objoid) = (classid, objid), aclexplode(initprivs)
+        where grantee <> grantor
       order by 1";
     values(admin, facts, &[]).await
 }

@@ -57,10 +57,24 @@ impl Cluster {
         assert_eq!(said, "", "{program}: not even a warning");
     }
 
+    /// Where everything of it is: `data`, and the server's own tree `usr`.
+    pub fn directory(&self) -> &Path {
+        &self.dir
+    }
+
     /// Where this cluster's server looks for extensions.
     pub fn extension_directory(&self) -> PathBuf {
-        let majors = fs::read_dir(self.dir.join("usr/share/postgresql")).expect("the server's tree");
-        majors.flatten().next().expect("one major version").path().join("extension")
+        self.dir.join("usr/share/postgresql").join(self.major()).join("extension")
+    }
+
+    /// Where this cluster's server has its programs.
+    pub fn program_directory(&self) -> PathBuf {
+        self.dir.join("usr/lib/postgresql").join(self.major()).join("bin")
+    }
+
+    fn major(&self) -> std::ffi::OsString {
+        let majors = fs::read_dir(self.dir.join("usr/lib/postgresql")).expect("the server's tree");
+        majors.flatten().next().expect("one major version").file_name()
     }
 
     /// Connects; panics when that fails.
@@ -83,14 +97,21 @@ pub async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
 /// Removed when dropped. Its database is `auth`.
 pub struct OwnCluster {
     cluster: Cluster,
+    /// The server, where it is not the one that everything else is tested on.
+    server: Vec<(&'static str, String)>,
 }
 
 impl OwnCluster {
     /// Makes and starts one, without any database of ours.
     pub fn empty() -> Self {
-        let own = Self::stopped();
-        own.start();
-        own
+        Self::unmade().made().started()
+    }
+
+    /// The same on another major version of PostgreSQL, with the extension that was built for it in that target directory.
+    pub fn empty_of_major(major: &str, target_directory: &str) -> Self {
+        let mut own = Self::unmade();
+        own.server = vec![("PG_MAJOR", major.to_owned()), ("CARGO_TARGET_DIR", target_directory.to_owned())];
+        own.made().started()
     }
 
     /// A place for one.
@@ -98,22 +119,31 @@ impl OwnCluster {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let shared = env_path("AUTH_TEST_CLUSTER");
         let name = format!("own-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        Self { cluster: Cluster { dir: shared.with_file_name(name) } }
+        Self { cluster: Cluster { dir: shared.with_file_name(name) }, server: Vec::new() }
     }
 
     /// Makes and starts one with the database `auth`, the extension and the logins.
     pub fn create() -> Self {
-        let own = Self::empty();
-        own.script("database", &["auth"]);
-        own
+        Self::empty().with_database()
+    }
+
+    /// With the database `auth`, the extension and the logins, too.
+    pub fn with_database(self) -> Self {
+        self.script("database", &["auth"]);
+        self
+    }
+
+    /// Brings the database `auth` to the extension's version of today.
+    pub fn upgrade(&self) {
+        self.script("upgrade", &["auth"]);
     }
 
     /// The same, with the extension in `shared_preload_libraries`, as `make run` has it. Its background worker looks after
     /// no database until [`Self::set`] says which.
     pub async fn preloaded() -> Self {
-        let own = Self::stopped();
+        let own = Self::unmade().made();
         own.script("preload", &["auth"]);
-        own.start();
+        let own = own.started();
         own.set("auth_sessions.cleanup_database", "").await;
         own.script("database", &["auth"]);
         own
@@ -133,10 +163,15 @@ impl OwnCluster {
         admin.batch_execute("select pg_reload_conf()").await.expect("pg_reload_conf");
     }
 
-    fn stopped() -> Self {
-        let own = Self::unmade();
-        own.script("create", &[]);
-        own
+    fn made(self) -> Self {
+        // With checksums, as PostgreSQL 18 makes clusters by itself: pg_upgrade wants both to agree.
+        self.script("create", &["--checksums"]);
+        self
+    }
+
+    fn started(self) -> Self {
+        self.start();
+        self
     }
 
     /// Starts it again after [`Self::stop`] or [`Self::crash`].
@@ -168,7 +203,11 @@ impl OwnCluster {
     }
 
     fn script(&self, command: &str, arguments: &[&str]) {
-        cluster_script(command, &self.cluster.dir, arguments);
+        let mut script = Command::new(env_path("AUTH_TEST_ROOT").join(".make/cluster"));
+        script.arg(command).arg(&self.cluster.dir).args(arguments).envs(self.server.iter().cloned());
+        let output = script.output().expect(".make/cluster");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), ".make/cluster {command} failed: {said}");
     }
 }
 
@@ -184,13 +223,6 @@ impl Drop for OwnCluster {
     fn drop(&mut self) {
         self.script("destroy", &[]);
     }
-}
-
-fn cluster_script(command: &str, dir: &Path, arguments: &[&str]) {
-    let script = env_path("AUTH_TEST_ROOT").join(".make/cluster");
-    let output = Command::new(script).arg(command).arg(dir).args(arguments).output().expect(".make/cluster");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), ".make/cluster {command} failed: {said}");
 }
 
 fn children(parent: i32) -> Vec<i32> {

@@ -3,8 +3,10 @@
 
 use tokio_postgres::Client;
 
+use crate::server::{HMAC_KEY, PEPPER};
 use crate::sql::{revoked_reason, run, sqlstate, value};
 use crate::tokens::{PASSWORD, Token, log_in, rotate, rotate_times, sign_up, try_sign_up};
+use crate::{Server, wire};
 
 /// What clients hold of a database.
 pub struct Past {
@@ -50,12 +52,19 @@ impl Past {
         }
     }
 
-    /// The token of a client that goes on by HTTP; [`Self::goes_on`] does not show it.
-    pub fn held_by_another_client(&self) -> &Token {
-        &self.other_device
+    /// A client goes on over HTTP, at a service that is started on this database; panics when it cannot.
+    pub async fn goes_on_over_http(&self, database_url: &str, admin: &Client) {
+        // Whose passwords are made up by SQL cannot log in here; the service asks only whether it has the pepper.
+        let pepper_id = i32::from_be_bytes(wire::key_id(&PEPPER).try_into().expect("4 bytes"));
+        run(admin, "update auth.users set pepper_id = $1", &[&pepper_id]).await;
+        let server = Server::start_at(database_url, &[]).await;
+        server.api().get("/health/ready", "").await.expect(200);
+        let token = wire::RefreshToken::of(&self.other_device).signed_with(&HMAC_KEY);
+        let refreshed = server.api().refresh(&token).await.expect(200).session();
+        server.api().refresh(&refreshed.refresh_token).await.expect(200);
     }
 
-    /// Everybody goes on where they were; panics with `how` it came to this when they do not.
+    /// Everybody else goes on where they were; panics with `how` it came to this when they do not.
     pub async fn goes_on(&self, service: &Client, admin: &Client, how: &str) {
         assert_eq!(value::<Vec<u8>>(service, FAKE_SALT, &[]).await, self.fake_salt, "{how}: still the same");
         assert_eq!(rotate(service, &self.revoked).await.outcome, "revoked", "{how}");

@@ -10,7 +10,7 @@ use serde_json::Value;
 use sha2::Sha256;
 use uuid::Uuid;
 
-use crate::tokens::sha256;
+use crate::tokens::{Token, sha256};
 
 /// `asr_` + base64url of `key_id 4 | session_id 16 | generation 4 | ticket 16 | secret 32 | tag 16`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,12 @@ pub struct RefreshToken {
 }
 
 impl RefreshToken {
+    /// A token that SQL granted, still without key id and tag.
+    pub fn of(token: &Token) -> Self {
+        let Token { session_id, generation, ticket, secret } = token.clone();
+        Self { key_id: Vec::new(), session_id, generation, ticket, secret: secret.0, tag: Vec::new() }
+    }
+
     /// Takes a token apart; panics when it has not the right form.
     pub fn parse(token: &str) -> Self {
         let bytes = refresh_token_bytes(token);
