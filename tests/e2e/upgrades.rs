@@ -186,3 +186,32 @@ async fn a_cluster_of_make_run_is_upgraded_with_its_logins() {
         assert_eq!(rotate(&cluster.connect("auth_service", "auth").await, &token).await.outcome, "rotated");
     }
 }
+
+#[tokio::test]
+async fn a_dump_of_a_released_version_restored_where_this_one_is_installed_is_upgraded_by_that() {
+    let fresh = TestDb::create().await;
+    let fresh_admin = fresh.superuser().await;
+    Past::live(&fresh.connect_as("auth_service").await, &fresh_admin).await;
+    let expected = facts(&fresh_admin).await;
+
+    for version in releases::versions() {
+        let (older, admin) = releases::install(&version).await;
+        let past = Past::live(&older.connect_as("auth_service").await, &admin).await;
+        let columns = columns(&admin).await;
+        let before = contents(&admin, &columns).await;
+        let db = TestDb::empty().await;
+        let file = std::env::temp_dir().join(format!("{}.dump", db.name()));
+        let file_name = file.to_str().expect("a temporary directory");
+        db.cluster().client_program("pg_dump", older.name(), &["-F", "custom", "-f", file_name]);
+        db.cluster().client_program("pg_restore", db.name(), &["-1", file_name]);
+        std::fs::remove_file(file).expect("the dump");
+
+        let admin = db.superuser().await;
+        // Months come as they were: docs/dba/upgrade.md says so.
+        let months = "select auth.protect_audit_partition(inhrelid) from pg_inherits where inhparent = 'auth.audit_log'::regclass";
+        admin.batch_execute(months).await.unwrap();
+        assert_eq!(difference(&expected, &facts(&admin).await), Vec::<String>::new(), "from {version}");
+        assert_eq!(contents(&admin, &columns).await, before, "from {version}");
+        past.goes_on(&db.connect_as("auth_service").await, &admin, &format!("from {version}")).await;
+    }
+}
