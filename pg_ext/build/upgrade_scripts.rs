@@ -85,8 +85,7 @@ fn steps_between(steps: &BTreeMap<String, (String, String)>, released: &str, thi
 
 /// All of `sql/` in the order of `schema.rs`, so that it can be run where an older version of it has been run.
 fn everything_again(sql: &Path, schema: &str) -> String {
-    let files =
-        schema.lines().filter_map(|line| line.strip_prefix("extension_sql_file!(\"../../sql/")?.split('"').next());
+    let files = schema.lines().filter_map(|line| line.split_once("\"../../sql/")?.1.split('"').next());
     files.flat_map(|file| statements(&read(&sql.join(file)), file)).map(|statement| statement.again()).collect()
 }
 
