@@ -81,7 +81,9 @@ async fn the_doctor_finds_what_is_wrong_and_says_so_by_its_exit_code() {
     drop(nobody);
     let (watcher, elsewhere) = (cluster.url("auth_watcher", "auth"), cluster.url("postgres", "postgres"));
     let remote = "postgresql://auth_service:hunter2hunter2@db.invalid/auth";
-    let cases: &[(&[(&str, &str)], i32, &str)] = &[
+    /// Settings, the exit code, and what is said.
+    type Case<'a> = (&'a [(&'a str, &'a str)], i32, &'a str);
+    let cases: &[Case<'_>] = &[
         (&[("HMAC_SECRETS", "")], 2, "settings error: HMAC_SECRETS is not set."),
         (&[("DATABASE_URL", ""), ("HMAC_SECRETS", "")], 0, "service note: its side is not examined"),
         (&[("DATABASE_URL", &closed)], 2, "logins error: DATABASE_URL: the database does not answer"),
