@@ -341,17 +341,6 @@ begin
             from generate_series(0, 1) m) month
    where to_regclass('auth.audit_log_' || month.name) is null
   union all
-  -- Only told where the library is preloaded: elsewhere somebody else runs the maintenance, or the findings above say so.
-  select 'warning', format('maintenance failed at %s with SQLSTATE %s, and has not worked since', to_char(s.last_failure_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'), s.last_failure),
-         'select * from auth.run_maintenance();  -- says which task fails and why; so does the server''s log'
-    from auth.session_statistics s where s.last_failure_at >= coalesce(s.last_maintenance_at, '-infinity')
-  union all
-  select 'warning', format('auth_sessions is preloaded, but its background worker does not look after database "%s"', current_database()),
-         'Add its name to auth_sessions.cleanup_database (docs/dba/tune.md), or let pg_cron or the service do it.'
-    from auth.session_statistics s
-   where s.is_counting and s.last_maintenance_at is null
-     and current_database() <> all (regexp_split_to_array(trim(current_setting('auth_sessions.cleanup_database')), '\s*,\s*'))
-  union all
   select 'warning', format('%s months of the audit log have ended and are not sealed', count(*)), 'select auth.seal_audit_log();  -- and daily: the worker does'
     from pg_inherits i join pg_class c on c.oid = i.inhrelid
    where i.inhparent = 'auth.audit_log'::regclass and c.relname ~ '^audit_log_\d{4}_\d\d$'

@@ -2,8 +2,8 @@
 -- all call run_maintenance(), each call in a transaction of its own, until it says that there is no more to do.
 
 -- Locks: what is done to the log's months goes first, before any row is touched, one month at a time, and ends the call
--- when it has done something. A transaction that held rows and then waited for the log could deadlock with one that holds the log and
--- waits for a row. What cannot be locked soon is left for the next call, and its locks are given back at once.
+-- when it has done something. A transaction that held rows and then waited for the log could deadlock with one that holds
+-- the log and waits for a row. What cannot be locked soon is left for the next call, and its locks are given back at once.
 create function auth.run_maintenance(batch_size int default 10000)
   returns table (task text, outcome text, amount bigint, more boolean, elapsed interval, detail text)
   language plpgsql volatile parallel unsafe security definer rows 7 set search_path = pg_catalog, pg_temp
