@@ -2,7 +2,7 @@
 --
 -- Sessions are kept for auth_sessions.session_retention (7 days) after they were revoked or expired, then deleted in
 -- batches. Normal: oldest_ended a little over the retention. Much older: nobody cleans (the worker, pg_cron or the
--- service's scheduler: docs/dba/tune.md), or it does not keep up.
+-- service's scheduler: sql/dba/tune.md), or it does not keep up.
 select count(*) filter (where ended_at is null) as live,
        count(*) filter (where ended_at is not null) as ended_and_kept,
        clock_timestamp() - min(ended_at) as oldest_ended,

@@ -277,7 +277,7 @@ async fn the_service_maintains_the_database_when_it_is_asked() {
     drop(server);
 }
 
-/// What docs/dba/tune.md says of every setting is what the server says.
+/// What sql/dba/tune.md says of every setting is what the server says.
 #[tokio::test]
 async fn every_setting_is_in_the_manual_with_its_default() {
     let db = TestDb::create().await;
@@ -290,7 +290,7 @@ async fn every_setting_is_in_the_manual_with_its_default() {
         &[],
     )
     .await;
-    let manual = std::env::var("AUTH_TEST_ROOT").expect("make test") + "/docs/dba/tune.md";
+    let manual = std::env::var("AUTH_TEST_ROOT").expect("make test") + "/sql/dba/tune.md";
     let manual = std::fs::read_to_string(manual).expect("the manual");
     let rows = manual.lines().filter(|line| line.starts_with("| `auth_sessions."));
     let mut told: Vec<String> = rows

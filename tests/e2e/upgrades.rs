@@ -112,7 +112,7 @@ async fn a_released_version_does_not_change_any_more() {
     let installed = TestDb::create().await.cluster().extension_directory().join(format!("auth_sessions--{THIS}.sql"));
     if let Ok(released) = std::fs::read_to_string(releases::script(THIS)) {
         let built = std::fs::read_to_string(installed).expect("the script of this build");
-        assert!(built == released, "{THIS} was released: see docs/dba/upgrade.md for how the next version is begun");
+        assert!(built == released, "{THIS} was released: see sql/dba/upgrade.md for how the next version is begun");
     }
 }
 
@@ -156,7 +156,7 @@ async fn an_upgrade_under_traffic_logs_nobody_out() {
         value::<i64>(&admin, "select count(*) from auth.sessions where generation > 2", &[]).await == 8
     })
     .await;
-    // Refused when it would have to wait long, as docs/dba/upgrade.md advises; then it is tried again.
+    // Refused when it would have to wait long, as sql/dba/upgrade.md advises; then it is tried again.
     admin.batch_execute("set lock_timeout = '3s'").await.unwrap();
     eventually("the upgrade went through", async || sqlstate(&admin, UPDATE).await == "00000").await;
     done.store(true, Ordering::Release);
@@ -207,7 +207,7 @@ async fn a_dump_of_a_released_version_restored_where_this_one_is_installed_is_up
         std::fs::remove_file(file).expect("the dump");
 
         let admin = db.superuser().await;
-        // Months come as they were: docs/dba/upgrade.md says so.
+        // Months come as they were: sql/dba/upgrade.md says so.
         let months = "select auth.protect_audit_partition(inhrelid) from pg_inherits where inhparent = 'auth.audit_log'::regclass";
         admin.batch_execute(months).await.unwrap();
         assert_eq!(difference(&expected, &facts(&admin).await), Vec::<String>::new(), "from {version}");

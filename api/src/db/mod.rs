@@ -65,7 +65,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Once per connection. Rotation relies on READ COMMITTED (a waiting UPDATE re-checks its WHERE); the time-outs keep a
 /// statement that hangs from holding its locks. Through a pooler in transaction mode they would land on whichever connection
-/// to the server: there they are the login's own (docs/dba/beyond.md), and readiness asks for the isolation.
+/// to the server: there they are the login's own (sql/dba/beyond.md), and readiness asks for the isolation.
 const SET_UP: &str = "set default_transaction_isolation to 'read committed'; set statement_timeout to '15s'; \
                       set lock_timeout to '10s'; set idle_in_transaction_session_timeout to '15s'";
 
