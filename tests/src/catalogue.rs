@@ -45,7 +45,8 @@ pub async fn facts(admin: &Client) -> Vec<String> {
       union all select format('trigger %s %s enabled %s', relname, pg_get_triggerdef(pg_trigger.oid), tgenabled)
         from relation join pg_trigger on tgrelid = relation.oid and not tgisinternal
       union all select format('constraint %s %s validated %s', conname, pg_get_constraintdef(pg_constraint.oid), convalidated)
-        from pg_constraint where connamespace = 'auth'::regnamespace and conrelid <> 0
+        -- From PostgreSQL 18 on, not null is a constraint with a name, which a dump makes anew; the column says it, too.
+        from pg_constraint where connamespace = 'auth'::regnamespace and conrelid <> 0 and contype <> 'n'
       union all select format('index %s', pg_get_indexdef(indexrelid)) from relation join pg_index on indrelid = relation.oid
       union all select format('function %s owner %s %s', p.oid::regprocedure, proowner::regrole, pg_get_functiondef(p.oid))
         from our_function p where prokind in ('f', 'p')
