@@ -1,0 +1,215 @@
+//! auth-api: the REST service in front of the auth_sessions extension. HTTP, password hashing and token encoding; every
+//! decision is made in the database.
+
+mod access_token;
+mod adopted_token;
+mod adoption;
+mod app;
+mod client_address;
+mod client_authentication;
+mod clients_command;
+mod common_passwords;
+mod config;
+mod cookies;
+mod credential;
+mod db;
+mod device;
+mod doctor;
+mod error;
+mod field;
+mod form;
+mod json;
+mod keys;
+mod limits;
+mod mailer;
+mod oidc;
+mod origin;
+mod password;
+mod personal_access_token;
+mod refresh_token;
+mod routes;
+mod server;
+mod slugs;
+mod upkeep;
+
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use clap::{Parser, Subcommand};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tracing::Level;
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{FilterExt, filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+use crate::{
+    app::App,
+    config::{Config, LogConfig, LogFormat},
+    limits::Limits,
+    mailer::Mailer,
+    password::Passwords,
+    slugs::Slugs,
+};
+
+/// Login sessions with rotating refresh tokens, kept inside PostgreSQL: the REST service.
+#[derive(Parser)]
+#[command(version, after_help = config::help(), after_long_help = config::help())]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answers HTTP requests until SIGTERM or SIGINT, then finishes those under way.
+    #[command(after_help = config::help(), after_long_help = config::help())]
+    Serve,
+    /// Prints openapi.json; needs no database and no settings.
+    Openapi,
+    /// Makes, lists and ends confidential clients: programs that may introspect and revoke tokens.
+    #[command(subcommand, after_help = config::admin_help(), after_long_help = config::admin_help())]
+    Clients(clients_command::ClientsCommand),
+    /// Examines the installation, and says of each finding what to do. Exit code: 0, 1 with warnings, 2 with errors.
+    #[command(after_help = config::help(), after_long_help = config::help())]
+    Doctor {
+        /// Prints the findings as a JSON array of {topic, severity, finding, advice}.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Takes over the users and sessions of another system that are in this database: passwords go on working
+    /// and nobody is logged out.
+    ///
+    /// The old sessions table is moved, as it is, into schema auth_kept, and a view takes its name: old
+    /// queries go on reading, and nothing writes there any more. So stop the old application first. Whatever
+    /// interrupts it, the same command goes on. auth-api rollback undoes it.
+    #[command(after_help = config::adoption_help(), after_long_help = config::adoption_help())]
+    Adopt(adoption::AdoptArgs),
+    /// Undoes auth-api adopt: the old table is put back in its place, byte for byte as it was.
+    ///
+    /// What the adoption brought is then taken out of schema auth: the adopted users, with all that is theirs,
+    /// and the adopted sessions. Who has signed up here since stays. Whatever interrupts it, the same command
+    /// goes on.
+    #[command(after_help = config::admin_help(), after_long_help = config::admin_help())]
+    Rollback(adoption::RollbackArgs),
+}
+
+/// The command line.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Openapi => std::io::stdout().write_all(app::document().as_bytes()).map_err(|error| error.to_string()),
+        Command::Serve => serve(),
+        Command::Doctor { json } => match examine(json) {
+            Ok(code) => return code,
+            Err(sentence) => Err(sentence),
+        },
+        Command::Clients(command) => operate(|db| clients_command::run(command, db)),
+        Command::Adopt(args) => operate(|db| adoption::adopt(args, db, &|| config::peppers(environment))),
+        Command::Rollback(args) => operate(|db| adoption::rollback(args, db)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            eprintln!("auth-api: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> Result<(), String> {
+    init_log(config::log_config(environment).map_err(|error| error.to_string())?)?;
+    let config = config::config(environment).map_err(|error| error.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
+    runtime.block_on(run(config))
+}
+
+/// Runs a command for operators.
+fn operate<F: Future<Output = Result<(), String>>>(command: impl FnOnce(db::Db) -> F) -> Result<(), String> {
+    init_log(config::log_config(environment).map_err(|error| error.to_string())?)?;
+    let database = config::admin_database(environment).map_err(|error| error.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    runtime.block_on(command(db::Db::new(database)?))
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn examine(json: bool) -> Result<ExitCode, String> {
+    init_log(config::log_config(environment).map_err(|error| error.to_string())?)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    Ok(runtime.block_on(doctor::run(environment, json)))
+}
+
+fn init_log(LogConfig { format, filter }: LogConfig) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&filter).map_err(|error| format!("RUST_LOG={filter} cannot be used: {error}."))?;
+    // Libraries are heard from info up, whatever RUST_LOG says: at debug, tokio-postgres prints the parameters.
+    let harmless = filter_fn(|event| event.target().starts_with("auth_api") || *event.level() <= Level::INFO);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        LogFormat::Pretty => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(filter.and(harmless))).init();
+    Ok(())
+}
+
+async fn run(config: Config) -> Result<(), String> {
+    device::prepare();
+    let hashing = config.passwords;
+    let app = Arc::new(App {
+        db: db::Db::new(config.database)?,
+        token_keys: config.token_keys,
+        adopted_tokens: config.adopted_tokens,
+        access_tokens: config.access_tokens,
+        access_token_ttl: config.access_token_ttl,
+        cookies: config.cookies,
+        origins: config.origins,
+        refresh_token_ttl: config.refresh_token_ttl,
+        federation: config.federation.map(oidc::Federation::new).transpose()?,
+        unremembered_ttl: config.unremembered_ttl,
+        passwords: Passwords::new(hashing.params, config.peppers, hashing.concurrency, hashing.queue),
+        metadata: config.metadata,
+        slugs: Slugs::new(config.slug_cache),
+        limits: Limits::new(config.limits),
+        proxies: config.proxies,
+        readiness: Default::default(),
+    });
+    upkeep::start(app.clone(), config.maintenance_interval).await?;
+
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|error| format!("cannot listen on {}: {error}. Set AUTH_LISTEN to another address.", config.listen))?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    // The only line on standard output: whoever starts the service waits for it.
+    println!("listening on http://{address}");
+    let mailer = config.mailer.map(Mailer::start);
+    if mailer.is_none() {
+        tracing::warn!("no mail is sent by this process: MAILER_DATABASE_URL is not set");
+    }
+    let served = server::serve(listener, app::endpoint(app), stop).await.map_err(|error| error.to_string());
+    // After the last request, which may have queued a mail.
+    if let Some(mailer) = mailer {
+        mailer.stop().await;
+    }
+    served
+}
