@@ -6,7 +6,7 @@ use std::sync::Arc;
 use auth_sessions_tests::http::{Client as Confidential, PASSWORD};
 use auth_sessions_tests::pooler::Pooler;
 use auth_sessions_tests::sql::{CROWD, audit_trail, race, sqlstate};
-use auth_sessions_tests::tokens::{OUTCOME_COLUMNS, Outcome, Token, random_bytes, rotate, sign_up};
+use auth_sessions_tests::tokens::{OUTCOME_COLUMNS, Outcome, Token, one_successor, random_bytes, rotate, sign_up};
 use auth_sessions_tests::wire::RefreshToken;
 use auth_sessions_tests::{Server, TestDb};
 use serde_json::json;
@@ -96,12 +96,7 @@ async fn of_a_hundred_presenters_over_three_connections_one_rotates_and_all_get_
             async move { rotate_unprepared(&presenter, &token).await }
         })
         .await;
-        let rotated = outcomes.iter().filter(|outcome| outcome.outcome == "rotated").count();
-        assert_eq!(rotated, 1, "round {round}");
-        let mut successors: Vec<Token> = outcomes.into_iter().map(Outcome::token).collect();
-        successors.dedup();
-        assert_eq!(successors.len(), 1, "round {round}");
-        token = successors.remove(0);
+        token = one_successor(outcomes, &format!("round {round}"));
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use auth_sessions_tests::TestDb;
 use auth_sessions_tests::sql::{connections, let_time_pass, race, run, value};
-use auth_sessions_tests::tokens::{Token, rotate, sign_up};
+use auth_sessions_tests::tokens::{Token, rotate, sign_up, tally};
 use tokio_postgres::Client;
 
 async fn sign_up_sharing(service: &Client, admin: &Client, email: &str) -> Token {
@@ -94,11 +94,7 @@ async fn tabs_in_any_order_are_all_answered_and_nobody_is_logged_out() {
             async move { rotate(&tab, &token).await }
         })
         .await;
-        let mut tally = BTreeMap::new();
-        for outcome in &outcomes {
-            *tally.entry(outcome.outcome.as_str()).or_insert(0) += 1;
-        }
-        assert_eq!(tally, BTreeMap::from([("retained", 20), ("retried", 20)]), "round {round}");
+        assert_eq!(tally(&outcomes), BTreeMap::from([("retained", 20), ("retried", 20)]), "round {round}");
         assert_eq!(generation(&admin, &first).await, 1, "round {round}");
     }
 }

@@ -1,6 +1,7 @@
 //! What the service keeps and sends, for tests that speak SQL: secrets, proofs, verifiers, and sessions opened and
 //! rotated as the service would do it. The key of the derivation is the tests' own; the database cannot tell.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -235,4 +236,25 @@ pub async fn rotate_times(service: &Client, token: Token, count: usize) -> Vec<T
         tokens.push(outcome.token());
     }
     tokens
+}
+
+/// How often each outcome came about.
+pub fn tally(outcomes: &[Outcome]) -> BTreeMap<&str, usize> {
+    let mut tally = BTreeMap::new();
+    for outcome in outcomes {
+        *tally.entry(outcome.outcome.as_str()).or_default() += 1;
+    }
+    tally
+}
+
+/// Of callers who presented one token at once: one rotated, the others retried, and all were given the same successor,
+/// which this returns. Panics with `context` otherwise.
+#[track_caller]
+pub fn one_successor(outcomes: Vec<Outcome>, context: &str) -> Token {
+    let expected = BTreeMap::from([("retried", outcomes.len() - 1), ("rotated", 1)]);
+    assert_eq!(tally(&outcomes), expected, "{context}");
+    let mut successors: Vec<Token> = outcomes.into_iter().map(Outcome::token).collect();
+    successors.dedup();
+    assert_eq!(successors.len(), 1, "one successor: {context}");
+    successors.remove(0)
 }
