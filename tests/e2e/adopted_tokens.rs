@@ -7,7 +7,7 @@ use auth_sessions_tests::adopted::{adopt_session, adopted_tokens, exchange, proo
 use auth_sessions_tests::sql::{
     CROWD, audit_trail, connections, let_time_pass, race, refusal, revoked_reason, session_row, sqlstate, value,
 };
-use auth_sessions_tests::tokens::{Outcome, Token, one_successor, rotate, rotate_times, sha256, sign_up, tally};
+use auth_sessions_tests::tokens::{Token, one_successor, rotate, rotate_times, sha256, sign_up, tally};
 use tokio_postgres::Client;
 
 const ADA: &str = "ada@example.org";

@@ -3,9 +3,7 @@
 
 use auth_sessions_tests::TestDb;
 use auth_sessions_tests::sql::{CROWD, connections, let_time_pass, race, revoked_reason, run, value};
-use auth_sessions_tests::tokens::{
-    Outcome, PASSWORD, Token, log_in, one_successor, rotate, rotate_times, sign_up, tally, try_rotate,
-};
+use auth_sessions_tests::tokens::{PASSWORD, log_in, one_successor, rotate, rotate_times, sign_up, tally, try_rotate};
 
 const PRESENTERS: usize = 200;
 
