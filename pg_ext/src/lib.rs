@@ -1,8 +1,8 @@
 //! `auth_sessions`: login sessions with rotating refresh tokens, inside PostgreSQL.
 //!
 //! What a DBA sees is in `sql/`, whose `README.md` is the map. Here is only what SQL cannot do, or not fast enough:
-//! the pure decisions ([`decision`], [`lineage`]), the fast path of a refresh ([`rotation`]), who a transaction is
-//! ([`identity`]), the settings, and, when the library is preloaded, the background worker ([`worker`]) and its
+//! the pure decisions ([`decision`], [`lineage`]), the fast path of a refresh ([`rotation`]) and how long its commit
+//! waits ([`durability`]), who a transaction is ([`identity`]), the settings, and, when the library is preloaded, the background worker ([`worker`]) and its
 //! statistics ([`stats`]).
 
 pub mod decision;
@@ -10,6 +10,7 @@ pub mod lineage;
 pub mod schedule;
 
 mod arguments;
+mod durability;
 mod identity;
 mod primitives;
 mod rotation;

@@ -5,7 +5,7 @@ use crate::arguments::{Inet, refuse, refuse_value, required, required_bytes};
 use crate::decision::RefreshLimit;
 use crate::identity::{self, Identity};
 use crate::primitives::{from_unix_second, unix_second};
-use crate::{lineage, settings, stats};
+use crate::{durability, lineage, settings, stats};
 use pgrx::PgSqlErrorCode;
 use pgrx::datum::{DatumWithOid, Interval, TimestampWithTimeZone, Uuid};
 use pgrx::prelude::*;
@@ -183,17 +183,18 @@ fn rotate_session_token(
     Spi::connect_mut(|client| {
         // Whoever waits in the fast path and misses holds the session's lock. Where a replay needs the user's as well,
         // which comes before it, everybody takes the locks in their order first.
-        if !settings::replay_ends_all_of_its_user()
-            && let Some(rotated) = request.rotate(client)?
-        {
-            return Ok(rotated);
+        if !settings::replay_ends_all_of_its_user() {
+            let is_alone = !settings::rotations_commit_synchronously() && durability::nothing_is_written();
+            if let Some(rotated) = request.rotate(client, is_alone)? {
+                return Ok(rotated);
+            }
         }
         let settled = request.settle(client)?;
         if settled.0.as_deref() != Some("rotate") {
             return Ok(settled);
         }
         // Now the locks are held, so only the clock can make it miss.
-        Ok(request.rotate(client)?.unwrap_or_else(|| only("expired")))
+        Ok(request.rotate(client, false)?.unwrap_or_else(|| only("expired")))
     })
     .map(|answer| {
         stats::count_rotation(answer.0.as_deref().unwrap_or_default(), began);
@@ -208,8 +209,9 @@ fn only(outcome: &str) -> SessionOutcome {
 }
 
 impl Request<'_> {
-    /// The fast path. `None`: the row is not as rule 4 wants it, and nothing has changed.
-    fn rotate(&self, client: &mut SpiClient<'_>) -> SpiResult<Option<SessionOutcome>> {
+    /// The fast path. `None`: the row is not as rule 4 wants it, and nothing has changed. Where the rotation may be lost
+    /// in a crash, nothing that is written beside it may.
+    fn rotate(&self, client: &mut SpiClient<'_>, may_be_lost: bool) -> SpiResult<Option<SessionOutcome>> {
         let presented_verifier = lineage::verifier_of(self.token_proof);
         let interval = |microseconds| Interval::new(0, 0, microseconds).expect("a setting is an interval");
         let idle_ttl = interval(i64::from(settings::refresh_idle_ttl_seconds()) * 1_000_000);
@@ -238,6 +240,9 @@ impl Request<'_> {
         };
         if rows.is_empty() {
             return Ok(None);
+        }
+        if may_be_lost {
+            durability::may_commit_asynchronously();
         }
         let rotated = rows.first();
         let generation = self.generation + 1;

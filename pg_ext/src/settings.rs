@@ -54,6 +54,7 @@ static SUSPICIOUS_ACCOUNTS: GucSetting<i32> = GucSetting::<i32>::new(20);
 static SUSPICIOUS_NETWORKS: GucSetting<i32> = GucSetting::<i32>::new(10);
 static REPLAY_SCOPE: GucSetting<ReplayScope> = GucSetting::<ReplayScope>::new(ReplayScope::family);
 static AUDIT_LEVEL: GucSetting<AuditLevel> = GucSetting::<AuditLevel>::new(AuditLevel::security);
+static ROTATION_SYNCHRONOUS_COMMIT: GucSetting<bool> = GucSetting::<bool>::new(true);
 
 /// Tells PostgreSQL of every setting, and that nobody else's may begin with `auth_sessions.`.
 pub fn register() {
@@ -188,6 +189,14 @@ pub fn register() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    GucRegistry::define_bool_guc(
+        c"auth_sessions.rotation_synchronous_commit",
+        c"Whether plain rotations wait for the disk as synchronous_commit says; off: they never do.",
+        c"With off a crash of the server loses the last ones: whoever was answered must then be let in again by auth.open_recovery_window.",
+        &ROTATION_SYNCHRONOUS_COMMIT,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
     // The launcher belongs to no database and no role, so that these two are the server's alone.
     GucRegistry::define_int_guc(
         c"auth_sessions.cleanup_interval",
@@ -246,6 +255,11 @@ pub fn audits_everything() -> bool {
     AUDIT_LEVEL.get() == AuditLevel::all
 }
 
+/// Whether plain rotations commit as `synchronous_commit` says.
+pub fn rotations_commit_synchronously() -> bool {
+    ROTATION_SYNCHRONOUS_COMMIT.get()
+}
+
 /// How often the background worker looks after a database.
 pub fn cleanup_interval() -> Duration {
     Duration::from_secs(CLEANUP_INTERVAL.get().unsigned_abs().into())
@@ -291,6 +305,7 @@ fn setting(name: &str) -> String {
             AuditLevel::security => "security".into(),
             AuditLevel::all => "all".into(),
         },
+        "rotation_synchronous_commit" => if ROTATION_SYNCHRONOUS_COMMIT.get() { "on" } else { "off" }.into(),
         _ => super::arguments::refuse_value(&format!("there is no setting auth_sessions.{name}"), "See: show all"),
     }
 }

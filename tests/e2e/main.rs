@@ -19,6 +19,7 @@ mod cookies;
 mod devices;
 mod doctor;
 mod dump_restore;
+mod durability;
 mod email;
 mod federation;
 mod federation_http;

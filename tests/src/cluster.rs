@@ -202,6 +202,17 @@ impl OwnCluster {
         }
     }
 
+    /// Stops one of the server's own processes (its `backend_type` in `pg_stat_activity`) where it is, until the returned
+    /// value is dropped or the cluster crashes.
+    pub async fn hold(&self, backend_type: &str) -> Held {
+        let admin = self.connect("postgres", "postgres").await;
+        let pid = "select pid from pg_stat_activity where backend_type = $1";
+        let pid: i32 = admin.query_one(pid, &[&backend_type]).await.expect(backend_type).get(0);
+        let held = Held(rustix::process::Pid::from_raw(pid).expect("a pid"));
+        rustix::process::kill_process(held.0, rustix::process::Signal::STOP).expect("SIGSTOP");
+        held
+    }
+
     fn script(&self, command: &str, arguments: &[&str]) {
         let mut script = Command::new(env_path("AUTH_TEST_ROOT").join(".make/cluster"));
         script.arg(command).arg(&self.cluster.dir).args(arguments).envs(self.server.iter().cloned());
@@ -216,6 +227,17 @@ impl std::ops::Deref for OwnCluster {
 
     fn deref(&self) -> &Cluster {
         &self.cluster
+    }
+}
+
+/// A process that stands still while this lives.
+#[must_use]
+pub struct Held(rustix::process::Pid);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // It may be gone with its cluster.
+        let _ = rustix::process::kill_process(self.0, rustix::process::Signal::CONT);
     }
 }
 
