@@ -7,6 +7,7 @@ use auth_sessions_tests::TestDb;
 use tokio_postgres::Client;
 
 use crate::Options;
+use crate::budget::Budgets;
 use crate::load::{self, Statement};
 use crate::sessions::Session;
 
@@ -33,9 +34,13 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Refreshes per second of `rotate_session_token` at audit level security.
-    pub fn rotation_rate(&self) -> f64 {
-        self.lines[1].rate
+    /// Rotation against the bare UPDATE, beside what was promised.
+    pub fn judge(&self, budgets: &mut Budgets) {
+        let promised = if self.synchronous_commit == "on" { [0.70, 0.58] } else { [0.60, 0.50] };
+        for (line, promised) in self.lines[1..].iter().zip(promised) {
+            let what = format!("SQL, of the bare UPDATE (sync {}): {}", self.synchronous_commit, &line.name[3..]);
+            budgets.at_least(what, promised, line.rate / self.lines[0].rate);
+        }
     }
 }
 

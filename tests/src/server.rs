@@ -96,6 +96,11 @@ impl Server {
         (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
+    /// The id of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it has ended")
+    }
+
     /// `http://127.0.0.1:PORT`.
     pub fn url(&self) -> &str {
         &self.url
