@@ -6,11 +6,12 @@
 
 use std::fmt;
 
-use base64::{Engine, alphabet, engine};
+use base64::{Engine, alphabet, engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use ed25519_dalek::Signer;
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
 use jsonwebtoken::{
-    Algorithm, DecodingKey, EncodingKey,
+    Algorithm, DecodingKey, EncodingKey, Header,
     jwk::{AlgorithmParameters, Jwk, ThumbprintHash},
 };
 use sha2::{Digest, Sha256};
@@ -19,6 +20,9 @@ use zeroize::Zeroizing;
 
 /// A command that prints a fresh key, for messages.
 pub const GENERATE: &str = "openssl rand -hex 32";
+
+/// The `typ` of what [`SigningKey`] signs: access tokens (RFC 9068 §2.1) and nothing else.
+pub const JWT_TYPE: &str = "at+jwt";
 
 /// Why a setting with keys cannot be used. A sentence for the operator; never the key.
 pub type KeyError = String;
@@ -198,8 +202,10 @@ impl Peppers {
 pub struct SigningKey {
     /// The RFC 7638 thumbprint of the public key.
     pub kid: String,
-    /// What signs.
-    pub encoding: EncodingKey,
+    /// The header of every token that it signs, encoded.
+    pub header: String,
+    /// What signs: kept, because to make it from the seed takes as long as to sign with it.
+    signer: ed25519_dalek::SigningKey,
     /// What verifies.
     pub decoding: DecodingKey,
     /// The public key, base64url (the `x` of RFC 8037 §2).
@@ -208,6 +214,13 @@ pub struct SigningKey {
 
 /// `JWT_SIGNING_KEYS`: the keys of access tokens.
 pub struct SigningKeys(Vec<SigningKey>);
+
+impl SigningKey {
+    /// The Ed25519 signature (RFC 8032).
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.signer.sign(message).to_bytes()
+    }
+}
 
 impl SigningKeys {
     /// Reads the setting: 32-byte Ed25519 seeds. An error is a sentence for the operator.
@@ -236,22 +249,31 @@ impl SigningKeys {
 }
 
 fn signing_key(seed: &Secret) -> Result<SigningKey, &'static str> {
+    let bytes: &[u8; 32] = seed.0.as_slice().try_into().map_err(|_| "is not an Ed25519 seed of exactly 32 bytes")?;
+    let unusable = |_| "is not an Ed25519 seed";
+    let jwk = Jwk::from_encoding_key(&encoding_key(bytes), Algorithm::EdDSA).map_err(unusable)?;
+    let kid = jwk.thumbprint(ThumbprintHash::SHA256).map_err(unusable)?;
+    let decoding = DecodingKey::from_jwk(&jwk).map_err(unusable)?;
+    let header = Header { typ: Some(JWT_TYPE.into()), kid: Some(kid.clone()), ..Header::new(Algorithm::EdDSA) };
+    let header = serde_json::to_vec(&header).map_err(|_| "has no header")?;
+    match jwk.algorithm {
+        AlgorithmParameters::OctetKeyPair(pair) => Ok(SigningKey {
+            kid,
+            header: URL_SAFE_NO_PAD.encode(header),
+            signer: ed25519_dalek::SigningKey::from_bytes(bytes),
+            decoding,
+            public: pair.x,
+        }),
+        _ => Err("is not an Ed25519 seed"),
+    }
+}
+
+/// A seed in the frame that jsonwebtoken reads.
+pub fn encoding_key(seed: &[u8; 32]) -> EncodingKey {
     // RFC 8410 §7: the PKCS#8 frame of an Ed25519 private key, which is all that DER adds to the seed.
     const PKCS8: [u8; 16] =
         [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
-    if seed.0.len() != 32 {
-        return Err("is not an Ed25519 seed of exactly 32 bytes");
-    }
-    let der = Zeroizing::new([&PKCS8[..], &seed.0].concat());
-    let unusable = |_| "is not an Ed25519 seed";
-    let encoding = EncodingKey::from_ed_der(&der);
-    let jwk = Jwk::from_encoding_key(&encoding, Algorithm::EdDSA).map_err(unusable)?;
-    let kid = jwk.thumbprint(ThumbprintHash::SHA256).map_err(unusable)?;
-    let decoding = DecodingKey::from_jwk(&jwk).map_err(unusable)?;
-    match jwk.algorithm {
-        AlgorithmParameters::OctetKeyPair(pair) => Ok(SigningKey { kid, encoding, decoding, public: pair.x }),
-        _ => Err("is not an Ed25519 seed"),
-    }
+    EncodingKey::from_ed_der(&Zeroizing::new([&PKCS8[..], seed].concat()))
 }
 
 macro_rules! redacted {
