@@ -86,25 +86,11 @@ $$;
 comment on function auth.require_auth_age is 'True when the proved session is live and its user logged in, or stepped up, no longer ago than this. For policies on sensitive writes.';
 
 -- Volatile, so that it sees what the statement that calls it has just done: the service asks for the profile in the
--- same statement as the rotation.
+-- same statement as the rotation. In C without a pinned search_path, as auth.rotate_session_token and for the same reason.
 create function auth.session_profile(session_id uuid)
   returns table (user_id uuid, email text, name text, user_type text, email_verified boolean, user_created_at timestamptz,
                  organization_id uuid, organization_slug text, organization_name text, organization_role text, roles text[])
-  language plpgsql volatile parallel unsafe security definer rows 1 set search_path = pg_catalog, pg_temp
-  as $$
-begin
-  return query
-    select u.id, u.email, u.name, u.user_type, u.email_verified_at is not null, u.created_at,
-           o.id, o.slug, o.name, m.role, case when m.role is null then '{}' else array[m.role] end
-      from auth.users u
-      left join auth.organization_members m
-             on m.organization_id = auth.current_organization_id() and m.user_id = u.id
-      left join auth.organizations o on o.id = m.organization_id
-     where u.id = auth.current_user_id()
-       and auth.current_session_id() is not distinct from session_profile.session_id
-       and auth.has_scope('profile:read');
-end
-$$;
+  language c volatile parallel unsafe security definer rows 1 as 'MODULE_PATHNAME', 'session_profile_wrapper';
 comment on function auth.session_profile is 'User, organization and roles of the session that was proved in this transaction; no row for any other session. With null: of the personal access token that was, if it has the scope profile:read.';
 
 create function auth.require_identity(scope text default null) returns uuid

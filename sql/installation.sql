@@ -164,7 +164,9 @@ create function auth.check_protection() returns table (severity text, finding te
   union all
   select 'error', format('function %s runs with its owner''s rights in whoever''s search_path', f.name),
          format('alter function %s set search_path = pg_catalog, pg_temp;', f.name)
-    from function f where f.prosecdef and not coalesce(f.proconfig @> array['search_path=pg_catalog, pg_temp'], false)
+    from function f join pg_language l on l.oid = f.prolang
+   -- What is in C and pins none names everything with its schema.
+   where f.prosecdef and l.lanname <> 'c' and not coalesce(f.proconfig @> array['search_path=pg_catalog, pg_temp'], false)
   union all
   select 'warning', format('index %s is not valid', i.indexrelid::regclass), format('reindex index concurrently %s;', i.indexrelid::regclass)
     from relation r join pg_index i on i.indrelid = r.oid where not i.indisvalid

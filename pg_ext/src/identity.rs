@@ -24,6 +24,12 @@ pub struct Identity {
     pub scopes: Option<Vec<String>>,
 }
 
+impl Identity {
+    fn has_scope(&self, scope: &str) -> bool {
+        self.scopes.as_ref().is_none_or(|scopes| scopes.iter().any(|granted| granted == scope))
+    }
+}
+
 thread_local! {
     /// A backend has one thread and runs one transaction at a time, so one slot is enough.
     static ASSUMED: RefCell<Option<(pg_sys::LocalTransactionId, Identity)>> = const { RefCell::new(None) };
@@ -94,11 +100,17 @@ fn current_scopes() -> Option<Vec<String>> {
 
 #[pg_extern(sql = false)]
 fn has_scope(scope: &str) -> bool {
-    let granted = |identity: &Identity| match &identity.scopes {
-        None => true,
-        Some(scopes) => scopes.iter().any(|granted| granted == scope),
-    };
-    current(granted).unwrap_or(false)
+    current(|identity| identity.has_scope(scope)).unwrap_or(false)
+}
+
+/// Whose profile may be read, and in which organization: of the identity that has this session, or, with none, of the
+/// personal access token.
+pub fn readable_profile(session_id: Option<Uuid>) -> Option<(Uuid, Option<Uuid>)> {
+    current(|identity| {
+        let own = identity.session_id == session_id && identity.has_scope("profile:read");
+        own.then_some((identity.user_id, identity.organization_id))
+    })
+    .flatten()
 }
 
 /// The role outside all SECURITY DEFINER functions; `current_user` inside one is its owner.

@@ -4,14 +4,14 @@
 use crate::arguments::{Inet, refuse, refuse_value, required, required_bytes};
 use crate::decision::RefreshLimit;
 use crate::identity::{self, Identity};
+use crate::kept_plan::run;
 use crate::primitives::{from_unix_second, unix_second};
 use crate::{durability, lineage, settings, stats};
 use pgrx::PgSqlErrorCode;
 use pgrx::datum::{DatumWithOid, Interval, TimestampWithTimeZone, Uuid};
 use pgrx::prelude::*;
-use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiError, SpiResult, SpiTupleTable};
+use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiError, SpiResult};
 use std::cell::OnceCell;
-use std::thread::LocalKey;
 use std::time::Instant;
 
 /// Microseconds.
@@ -20,28 +20,39 @@ const CENTURY: i64 = 100 * 366 * 86_400 * 1_000_000;
 /// Rule 4 of the design as one UPDATE by primary key. Its WHERE carries the whole rule and no join, so that after a
 /// wait for the row's lock PostgreSQL re-checks it against the row as it is then (READ COMMITTED, EvalPlanQual): of two
 /// concurrent presenters one rotates, the other misses.
+///
+/// Every function and operator is named with its schema: the SQL function has no `set search_path`, which would cost a
+/// tenth of a rotation, so this is read where the caller's names may come first.
 macro_rules! rotate {
     () => {
         "update auth.sessions s
             set last_ip_cidr = coalesce(auth.network_of($6), s.last_ip_cidr),
-                generation = s.generation + 1,
-                last_used_at = clock_timestamp(),
-                rotated_at = clock_timestamp(),
-                idle_expires_at = least(clock_timestamp() + least(s.idle_ttl, $7), s.expires_at),
-                refreshes_full_at = case when s.refreshes_full_at <= clock_timestamp() + $8 + $9
-                                         then greatest(s.refreshes_full_at, clock_timestamp())
-                                         else clock_timestamp() end + $9,
+                generation = s.generation operator(pg_catalog.+) 1,
+                last_used_at = pg_catalog.clock_timestamp(),
+                rotated_at = pg_catalog.clock_timestamp(),
+                idle_expires_at = least(pg_catalog.clock_timestamp() operator(pg_catalog.+) least(s.idle_ttl, $7),
+                                        s.expires_at),
+                refreshes_full_at = case
+                    when s.refreshes_full_at operator(pg_catalog.<=)
+                         (pg_catalog.clock_timestamp() operator(pg_catalog.+) ($8 operator(pg_catalog.+) $9))
+                    then greatest(s.refreshes_full_at, pg_catalog.clock_timestamp())
+                    else pg_catalog.clock_timestamp() end operator(pg_catalog.+) $9,
                 token_verifier = $4,
                 previous_token_verifier = s.token_verifier,
                 rotation_nonce = $5
-          where s.id = $1 and s.generation = $2 and s.token_verifier = $3
-            and s.generation < 2147483647
+          where s.id operator(pg_catalog.=) $1 and s.generation operator(pg_catalog.=) $2
+            and s.token_verifier operator(pg_catalog.=) $3
+            and s.generation operator(pg_catalog.<) 2147483647
             and s.revoked_at is null
-            and s.idle_expires_at > clock_timestamp() and s.expires_at > clock_timestamp()
-            and (s.refreshes_full_at <= clock_timestamp() + $8 or s.refreshes_full_at > clock_timestamp() + $8 + $9)
-            and ($10 is null or s.device_hash = $10 or s.device_hash is null)
+            and s.idle_expires_at operator(pg_catalog.>) pg_catalog.clock_timestamp()
+            and s.expires_at operator(pg_catalog.>) pg_catalog.clock_timestamp()
+            and (s.refreshes_full_at operator(pg_catalog.<=) (pg_catalog.clock_timestamp() operator(pg_catalog.+) $8)
+                 or s.refreshes_full_at operator(pg_catalog.>)
+                    (pg_catalog.clock_timestamp() operator(pg_catalog.+) ($8 operator(pg_catalog.+) $9)))
+            and ($10 is null or s.device_hash operator(pg_catalog.=) $10 or s.device_hash is null)
             and (not s.is_shared or s.rotated_at is null
-                 or s.rotated_at <= clock_timestamp() - coalesce(s.retry_window, $11))
+                 or s.rotated_at operator(pg_catalog.<=)
+                    (pg_catalog.clock_timestamp() operator(pg_catalog.-) coalesce(s.retry_window, $11)))
          returning s.family_id, s.user_id, s.organization_id, s.lineage_key, s.rotated_at,
                    s.auth_time, s.amr, s.idle_expires_at, s.expires_at, s.device_hash"
     };
@@ -56,7 +67,7 @@ const ROTATE_AND_LOG: &str = concat!(
        insert into auth.audit_log (action, severity, success, user_id, organization_id, session_id, family_id,
                                    actor, actor_user_id, correlation_id, ip_cidr, user_agent)
        select 'token_refreshed', 'info', true, r.user_id, r.organization_id, $1, r.family_id,
-              auth.calling_role(), r.user_id, left($13, 64), auth.network_of($6), auth.cut_user_agent($12)
+              auth.calling_role(), r.user_id, pg_catalog.left($13, 64), auth.network_of($6), auth.cut_user_agent($12)
          from rotated r)
      select * from rotated"
 );
@@ -330,21 +341,4 @@ impl Request<'_> {
             None => DatumWithOid::null_oid(pg_sys::INETOID),
         }
     }
-}
-
-/// Runs a kept plan, which the first call of a backend makes.
-fn run<'conn>(
-    client: &mut SpiClient<'conn>,
-    plan: &'static LocalKey<OnceCell<OwnedPreparedStatement>>,
-    query: &str,
-    arguments: &[DatumWithOid<'_>],
-) -> SpiResult<SpiTupleTable<'conn>> {
-    plan.with(|plan| {
-        if plan.get().is_none() {
-            let types: Vec<_> = arguments.iter().map(|argument| argument.oid().into()).collect();
-            let prepared = client.prepare_mut(query, &types)?.keep();
-            plan.get_or_init(|| prepared);
-        }
-        client.update(plan.get().expect("made above"), None, arguments)
-    })
 }
