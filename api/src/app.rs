@@ -26,6 +26,7 @@ use crate::{
     password::Passwords,
     routes,
     slugs::Slugs,
+    strict_schema,
     upkeep::Readiness,
 };
 
@@ -176,7 +177,7 @@ fn service() -> OpenApiService<Api, ()> {
 
 /// The OpenAPI document, as it is committed.
 pub fn document() -> String {
-    service().spec() + "\n"
+    strict_schema::finish(&service().spec()) + "\n"
 }
 
 /// Every route, with what is done around each request.

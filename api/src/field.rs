@@ -240,11 +240,15 @@ rule! {
 }
 rule! {
     /// Any token, of whatever kind, or something that is none.
-    AnyToken, Code::MalformedForm, text(1, 4096), |_| true
+    AnyToken, Code::MalformedForm, MetaSchema { min_length: Some(1), ..MetaSchema::new("string") }, |_| true
 }
 rule! {
-    /// The secret of a confidential client; a wrong one is refused by the database.
-    ClientSecret, Code::InvalidClient, MetaSchema { format: Some("password"), ..text(1, 100) }, |_| true
+    /// A refresh token whose session shall end, or something that is none, of which nothing is left to end.
+    ShownToken, Code::InvalidRefreshToken, MetaSchema::new("string"), |_| true
+}
+rule! {
+    /// The secret of a confidential client; a wrong one is refused by the database, and an empty one is as good as none.
+    ClientSecret, Code::InvalidClient, MetaSchema { format: Some("password"), ..text(0, 100) }, |_| true
 }
 
 #[cfg(test)]

@@ -16,7 +16,10 @@ use serde::{
 };
 use serde_json::Value;
 
-use crate::error::{Code, Problem};
+use crate::{
+    error::{Code, Problem},
+    strict_schema,
+};
 
 /// No request of this service needs more.
 const MAX_BODY: usize = 16 * 1024;
@@ -89,6 +92,7 @@ impl<'a, T: Body> ApiExtractor<'a> for Json<T> {
 
     fn register(registry: &mut Registry) {
         T::register(registry);
+        strict_schema::close(registry, &T::schema_ref());
     }
 
     fn request_meta() -> Option<MetaRequest> {

@@ -30,6 +30,7 @@ mod refresh_token;
 mod routes;
 mod server;
 mod slugs;
+mod strict_schema;
 mod upkeep;
 
 use std::{

@@ -25,12 +25,13 @@ const LEAST_SECONDS: u32 = 60;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SessionWishes {
     /// It ends when it was not refreshed for so long.
-    #[oai(validator(minimum(value = "60")))]
+    #[oai(validator(minimum(value = "60"), maximum(value = "4294967295")))]
     pub idle_timeout_seconds: Option<u32>,
     /// It ends so long after this login in any case.
-    #[oai(validator(minimum(value = "60")))]
+    #[oai(validator(minimum(value = "60"), maximum(value = "4294967295")))]
     pub max_age_seconds: Option<u32>,
     /// For so long a refresh can be repeated when its answer was lost: for apps on networks that come and go.
+    #[oai(validator(minimum(value = "0"), maximum(value = "4294967295")))]
     pub retry_window_seconds: Option<u32>,
 }
 

@@ -16,7 +16,7 @@ use crate::{
     credential::{Credential, MaybeCredential, RefreshCookie},
     device::Caller,
     error::{BODY, CREDENTIAL, CSRF, Code, DATABASE, Fail, Problem, SCOPE, SESSION, refusals},
-    field::{RefreshToken, Text},
+    field::{ShownToken, Text},
     json::{Body, Json},
     refresh_token,
 };
@@ -27,7 +27,7 @@ use crate::{
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct LogoutRequest {
     /// The session of this token; when left out, that of the access token.
-    refresh_token: Option<Text<RefreshToken>>,
+    refresh_token: Option<Text<ShownToken>>,
     /// All sessions of the user.
     all: Option<bool>,
 }
