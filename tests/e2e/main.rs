@@ -60,6 +60,7 @@ mod revocation;
 mod rotation;
 mod rotation_audit;
 mod rotation_races;
+mod schemathesis;
 mod seals;
 mod security_events;
 mod session_policy;
