@@ -1,6 +1,7 @@
 //! Every setting: its name, its default, what it means, and its check. Nothing else reads the environment.
 
 mod adoption;
+mod clients;
 mod federation;
 mod help;
 mod issuer;
@@ -25,6 +26,7 @@ use crate::{
     origin::Origins,
     password::Params,
     routes::metadata::Metadata,
+    server::ClientBounds,
 };
 
 /// How the log looks.
@@ -82,6 +84,8 @@ pub struct PasswordConfig {
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// What clients may take.
+    pub clients: ClientBounds,
     /// The database.
     pub database: DatabaseConfig,
     /// Keys of refresh tokens.
@@ -251,6 +255,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         let token_keys = self.hmac_secrets()?;
         Ok(Config {
             listen: self.parsed("AUTH_LISTEN")?,
+            clients: self.client_bounds()?,
             database: self.database()?,
             federation: self.federation(&token_keys)?,
             token_keys,

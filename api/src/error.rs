@@ -120,6 +120,8 @@ codes! {
     AlreadyMember = CONFLICT, "This is a member already.";
     /// The body is larger than any request of this service needs.
     BodyTooLarge = PAYLOAD_TOO_LARGE, "The body is too large.";
+    /// The headers, with the path, are larger than any request of this service needs.
+    HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers are too large.";
     /// The body is of another media type.
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "The body must be application/json.";
     /// JSON, but not of the form that is asked for: a field is missing, unknown, or of the wrong type.
@@ -284,12 +286,17 @@ impl Problem {
         }
     }
 
+    /// The body of the HTTP answer.
+    pub fn body(&self, request_id: &str) -> String {
+        self.details(request_id).to_json_string()
+    }
+
     /// The HTTP answer.
     pub fn response(&self, request_id: &str) -> Response {
         let mut response = Response::builder()
             .status(self.code.status())
             .content_type(PROBLEM_JSON)
-            .body(Body::from_string(self.details(request_id).to_json_string()));
+            .body(Body::from_string(self.body(request_id)));
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }

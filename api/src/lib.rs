@@ -27,6 +27,7 @@ mod origin;
 mod password;
 mod personal_access_token;
 mod refresh_token;
+mod refusal_stream;
 mod routes;
 mod server;
 mod slugs;
@@ -207,7 +208,8 @@ async fn run(config: Config) -> Result<(), String> {
     if mailer.is_none() {
         tracing::warn!("no mail is sent by this process: MAILER_DATABASE_URL is not set");
     }
-    let served = server::serve(listener, app::endpoint(app), stop).await.map_err(|error| error.to_string());
+    let served =
+        server::serve(listener, app::endpoint(app), config.clients, stop).await.map_err(|error| error.to_string());
     // After the last request, which may have queued a mail.
     if let Some(mailer) = mailer {
         mailer.stop().await;

@@ -281,7 +281,7 @@ impl<'a> FromRequest<'a> for Ticket {
 }
 
 /// What is counted by: /24 of IPv4, /64 of IPv6, as the database stores addresses (`auth.network_of`).
-fn network_of(address: Option<IpAddr>) -> String {
+pub fn network_of(address: Option<IpAddr>) -> String {
     let Some(address) = address else { return "unknown".into() };
     let length = if address.is_ipv4() { 24 } else { 64 };
     IpNet::new_assert(address, length).trunc().to_string()

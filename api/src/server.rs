@@ -1,9 +1,16 @@
-//! The HTTP/1.1 server: bounded connections and headers, and a graceful stop.
+//! The HTTP/1.1 server: bounded connections, headers and patience, and a graceful stop.
 //!
 //! hyper directly, because poem's own server has no time-out for headers: a client that sends them a byte a minute
-//! would hold its connection, and the stop, for ever. What hyper itself refuses (400, 431) has no body.
+//! would hold its connection, and the stop, for ever. So would one that asks and never reads the answer.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use hyper::{
     body::{Body, Incoming},
@@ -19,32 +26,49 @@ use poem::{
     http::{StatusCode, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
+use tokio_io_timeout::TimeoutStream;
 
-/// Connections at once; more wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 10_000;
+use crate::{client_address::Proxies, limits::network_of, refusal_stream::RefusalStream};
+
 /// Request line and headers; hyper answers 431 beyond it.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
-/// How long the headers of a request may take, and how long a connection may idle between requests.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// File descriptors that are not for clients: the database's connections, the log, and what libraries open.
+const OTHER_FILES: usize = 256;
 /// How long requests may go on after the signal to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What clients may take of this process.
+#[derive(Clone, Debug)]
+pub struct ClientBounds {
+    /// Connections at once; more wait in the kernel's queue.
+    pub connections: usize,
+    /// Connections at once from one network, which is not a proxy's that we trust; more are closed.
+    pub connections_per_network: usize,
+    /// How long the headers of a request may take, how long a connection may idle between requests, and how long an answer
+    /// may wait for a client that does not read it.
+    pub patience: Duration,
+    /// Whose connections are many people's.
+    pub proxies: Proxies,
+}
 
 /// Serves until `stop`; then accepts nothing new, and returns when the requests under way are answered.
 pub async fn serve(
     listener: TcpListener,
     endpoint: impl Endpoint<Output = Response> + 'static,
+    bounds: ClientBounds,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let local = listener.local_addr()?;
     let endpoint = Arc::new(endpoint);
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::new(&bounds);
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_header_size(MAX_HEADER_BYTES);
+    http.timer(TokioTimer::new()).header_read_timeout(bounds.patience).max_header_size(MAX_HEADER_BYTES);
     tokio::pin!(stop);
 
     loop {
@@ -55,7 +79,9 @@ pub async fn serve(
         let Some((stream, remote, place)) = accepted else { continue };
         let endpoint = endpoint.clone();
         let service = service_fn(move |request| answer(endpoint.clone(), request, local, remote));
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let mut stream = Box::pin(TimeoutStream::new(stream));
+        stream.as_mut().set_write_timeout_pinned(Some(bounds.patience));
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(RefusalStream::new(stream)), service));
         tokio::spawn(async move {
             // An error here is a client that went away, or that does not speak HTTP.
             if let Err(error) = connection.await {
@@ -73,13 +99,11 @@ pub async fn serve(
     Ok(())
 }
 
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let place = places.clone().acquire_owned().await.ok()?;
+async fn accept(listener: &TcpListener, places: &Places) -> Option<(TcpStream, SocketAddr, Place)> {
+    let free = places.free.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, remote)) => {
+            let place = places.of(remote.ip(), free)?;
             // Answers are small and complete: they must not wait for one another.
             let _ = stream.set_nodelay(true);
             Some((stream, remote, place))
@@ -91,6 +115,71 @@ async fn accept(
             None
         }
     }
+}
+
+/// How many connections there are, and whose.
+struct Places {
+    free: Arc<Semaphore>,
+    taken: Arc<Mutex<HashMap<String, usize>>>,
+    per_network: usize,
+    proxies: Proxies,
+}
+
+impl Places {
+    fn new(bounds: &ClientBounds) -> Self {
+        let files = raise_file_limit().saturating_sub(OTHER_FILES).max(1);
+        if files < bounds.connections {
+            let wanted = bounds.connections;
+            tracing::warn!(wanted, possible = files, "MAX_CONNECTIONS is more than this process may have files open");
+        }
+        let free = Arc::new(Semaphore::new(bounds.connections.min(files)));
+        let proxies = bounds.proxies.clone();
+        Self { free, taken: Arc::default(), per_network: bounds.connections_per_network, proxies }
+    }
+
+    /// None: its network has as many as one may have.
+    fn of(&self, address: IpAddr, free: OwnedSemaphorePermit) -> Option<Place> {
+        let network = (!self.proxies.trusts(address.to_canonical())).then(|| network_of(Some(address.to_canonical())));
+        if let Some(network) = &network {
+            let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = taken.entry(network.clone()).or_default();
+            if *count >= self.per_network {
+                tracing::debug!("a connection too many from one network was closed");
+                return None;
+            }
+            *count += 1;
+        }
+        Some(Place { network, taken: self.taken.clone(), _free: free })
+    }
+}
+
+/// One connection's.
+struct Place {
+    network: Option<String>,
+    taken: Arc<Mutex<HashMap<String, usize>>>,
+    _free: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(network) = self.network.take() else { return };
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = taken.entry(network) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+/// The soft limit of open files, 1,024 on most systems, is for programs that use select(2). Without connections left, the
+/// service could not reach its database either.
+fn raise_file_limit() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit.clone() };
+    let current = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+    current.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX)
 }
 
 async fn answer(

@@ -385,6 +385,7 @@ async fn what_is_no_http() {
     ] {
         let answer = raw(server, request.as_bytes()).await;
         assert!(answer.starts_with(expected), "{:?}: {answer:?}", &request[..request.len().min(80)]);
+        assert!(answer.contains("\r\ncontent-type: application/problem+json\r\n"), "{answer:?}");
     }
     service.check().await;
 }

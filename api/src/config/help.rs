@@ -1,6 +1,6 @@
 //! What `--help` says of the settings. Those of a subject stand beside how they are read; the rest is here.
 
-use super::{adoption, federation, issuer, limits, mail};
+use super::{adoption, clients, federation, issuer, limits, mail};
 use crate::keys::GENERATE;
 
 /// Name, default and meaning; empty default: must be set, or is off.
@@ -99,7 +99,14 @@ const SETTINGS: &[(&str, &str, &str)] = &[
 
 /// All settings: these, and those that have a file of their own.
 pub(super) fn settings() -> impl Iterator<Item = &'static (&'static str, &'static str, &'static str)> {
-    let own = [adoption::SETTINGS, federation::SETTINGS, issuer::SETTINGS, limits::SETTINGS, mail::SETTINGS];
+    let own = [
+        adoption::SETTINGS,
+        clients::SETTINGS,
+        federation::SETTINGS,
+        issuer::SETTINGS,
+        limits::SETTINGS,
+        mail::SETTINGS,
+    ];
     SETTINGS.iter().chain(own.into_iter().flatten())
 }
 
