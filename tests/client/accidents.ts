@@ -43,9 +43,11 @@ async function tabs(email: string, how: Fetch): Promise<void> {
 // Twenty tabs share cookies. Each begins when it likes, so that some show a cookie that has just been replaced.
 async function tabsWithCookies(email: string, how: Fetch): Promise<void> {
   const jar = new Map<string, string>();
+  let csrf = "";
   const browser: Fetch = async (request) => {
     request.headers.set("cookie", [...jar].map(([name, value]) => `${name}=${value}`).join("; "));
     request.headers.set("sec-fetch-site", "same-origin");
+    if (csrf) request.headers.set("x-csrf-token", csrf);
     const response = await how(request);
     for (const cookie of response.headers.getSetCookie()) {
       const [name, value] = (cookie.split(";")[0] as string).split("=") as [string, string];
@@ -57,6 +59,7 @@ async function tabsWithCookies(email: string, how: Fetch): Promise<void> {
   const signup = await client.POST("/api/auth/signup", { body: { email, password, name: "Ada", delivery: "cookie" } });
   assert.ok(signup.data, JSON.stringify(signup.error));
   assert.equal(jar.size, 2);
+  csrf = (await client.GET("/api/auth/csrf-token")).data?.csrfToken ?? "";
   const tab = async () => {
     for (let round = 0; round < 10; round++) {
       const { data, error } = await client.POST("/api/auth/refresh", { body: {} });
