@@ -13,6 +13,7 @@ mod bad_input;
 mod browser;
 mod cascades;
 mod catalogue;
+mod chaos;
 mod clients;
 mod contract;
 mod cookies;

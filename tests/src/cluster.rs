@@ -116,10 +116,15 @@ impl OwnCluster {
 
     /// A place for one.
     fn unmade() -> Self {
+        Self { cluster: Cluster { dir: Self::next_path("own") }, server: Vec::new() }
+    }
+
+    /// A path beside the shared cluster that nobody has used.
+    pub fn next_path(prefix: &str) -> PathBuf {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let shared = env_path("AUTH_TEST_CLUSTER");
-        let name = format!("own-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        Self { cluster: Cluster { dir: shared.with_file_name(name) }, server: Vec::new() }
+        let name = format!("{prefix}-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        shared.with_file_name(name)
     }
 
     /// Makes and starts one with the database `auth`, the extension and the logins.
@@ -147,6 +152,12 @@ impl OwnCluster {
         own.set("auth_sessions.cleanup_database", "").await;
         own.script("database", &["auth"]);
         own
+    }
+
+    /// The same as [`Self::create`], in this directory.
+    pub fn create_in(parent: &Path) -> Self {
+        let own = Self { cluster: Cluster { dir: parent.join("pg") }, server: Vec::new() };
+        own.made().started().with_database()
     }
 
     /// Makes and starts a hot standby that follows another cluster.
@@ -182,6 +193,18 @@ impl OwnCluster {
     /// Stops it as an administrator would.
     pub fn stop(&self) {
         self.script("stop", &["fast"]);
+    }
+
+    /// Stops it at once, so that it has to recover when it starts.
+    pub fn stop_immediately(&self) {
+        self.script("stop", &["immediate"]);
+    }
+
+    /// Whether its postmaster is there.
+    pub fn is_running(&self) -> bool {
+        let pid_file = fs::read_to_string(self.cluster.dir.join("data/postmaster.pid")).unwrap_or_default();
+        let pid = pid_file.lines().next().and_then(|line| line.trim().parse().ok());
+        pid.and_then(rustix::process::Pid::from_raw).is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
     }
 
     /// Makes it a standby that follows nobody, from its next start until `pg_promote()`.

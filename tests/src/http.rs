@@ -122,8 +122,13 @@ impl Session {
 impl Api {
     /// A client of the service at that URL.
     pub fn new(base: &str) -> Self {
-        let http = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build().expect("a client");
-        Self { http, base: base.to_owned() }
+        Self::with_timeout(base, std::time::Duration::from_secs(120))
+    }
+
+    /// The same, that gives up on an answer after so long.
+    pub fn with_timeout(base: &str, timeout: std::time::Duration) -> Self {
+        let builder = reqwest::Client::builder().no_proxy().redirect(Policy::none()).timeout(timeout);
+        Self { http: builder.build().expect("a client"), base: base.to_owned() }
     }
 
     /// A request still to be completed.

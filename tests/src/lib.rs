@@ -41,6 +41,8 @@
 //! | [`mail`] | a mail server, and what it has taken |
 //! | [`oidc`] | a real OpenID provider, and a browser that goes there and back |
 //! | [`wire`] | refresh tokens and JWTs taken apart and forged |
+//! | [`chaos`] | everything fails at once, and nobody is logged out |
+//! | [`chaos`] | everything fails at once, and nobody is logged out |
 //!
 //! Time passes by moving rows or settings (see [`TestDb::set`]), never by sleeping. A condition that comes about by
 //! itself is waited for with [`eventually`].
@@ -49,6 +51,7 @@ pub mod adopted;
 pub mod adoption;
 pub mod audit_log;
 pub mod catalogue;
+pub mod chaos;
 pub mod cluster;
 pub mod db;
 pub mod exporter;

@@ -64,6 +64,13 @@ pub struct Server {
     child: Child,
     url: String,
     log: Arc<Mutex<Vec<u8>>>,
+    started_with: StartedWith,
+}
+
+#[derive(Clone)]
+struct StartedWith {
+    database_url: String,
+    settings: Vec<(String, String)>,
 }
 
 impl Server {
@@ -75,7 +82,24 @@ impl Server {
 
     /// The same, at a connection URL.
     pub async fn start_at(database_url: &str, settings: &[(&str, &str)]) -> Self {
-        let mut child = command(database_url, settings).spawn().expect("auth-api");
+        let started_with = StartedWith {
+            database_url: database_url.to_owned(),
+            settings: settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+        };
+        Self::spawn(started_with).await
+    }
+
+    /// Another one like it, at the same address: after it was killed.
+    pub async fn start_again(&self) -> Self {
+        let mut started_with = self.started_with.clone();
+        started_with.settings.push(("AUTH_LISTEN".to_owned(), self.address().to_owned()));
+        Self::spawn(started_with).await
+    }
+
+    async fn spawn(started_with: StartedWith) -> Self {
+        let StartedWith { database_url, settings } = &started_with;
+        let settings: Vec<_> = settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let mut child = command(database_url, &settings).spawn().expect("auth-api");
         let log = Arc::new(Mutex::new(Vec::new()));
         collect(child.stderr.take().expect("piped"), log.clone());
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
@@ -85,7 +109,7 @@ impl Server {
             panic!("auth-api did not listen ({said:?}); it said:\n{}", text(&log));
         };
         let url = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("unexpected output: {line}")).to_owned();
-        Self { child, url, log }
+        Self { child, url, log, started_with }
     }
 
     /// Starts `auth-api serve` with settings that it must refuse, and returns its exit code and what it said.

@@ -1,0 +1,182 @@
+//! A TCP proxy between the service and PostgreSQL, through which the weather is made: connections that are cut between
+//! or in the middle of messages, answers that are lost after the commit, bytes that come late, nobody there.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// A running proxy; ends when dropped.
+pub struct Proxy {
+    address: SocketAddr,
+    weather: Arc<Weather>,
+    task: JoinHandle<()>,
+}
+
+struct Weather {
+    /// PostgreSQL's port on 127.0.0.1; it may have another one after a restart.
+    target: AtomicU16,
+    refuses: AtomicBool,
+    delay_micros: AtomicU64,
+    answers_to_lose: AtomicU32,
+    requests_to_tear: AtomicU32,
+    /// Counts the cuts; each connection ends when it changes.
+    cuts: watch::Sender<u64>,
+    /// Of the connections with a number below this, those with an odd one stand still.
+    held_below: watch::Sender<u64>,
+    /// How many connections there were.
+    connections: AtomicU64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    ToDatabase,
+    FromDatabase,
+}
+
+impl Proxy {
+    /// Starts one on a free port, towards that port on 127.0.0.1.
+    pub async fn start(target: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let weather = Arc::new(Weather {
+            target: AtomicU16::new(target),
+            refuses: AtomicBool::new(false),
+            delay_micros: AtomicU64::new(0),
+            answers_to_lose: AtomicU32::new(0),
+            requests_to_tear: AtomicU32::new(0),
+            cuts: watch::channel(0).0,
+            held_below: watch::channel(0).0,
+            connections: AtomicU64::new(0),
+        });
+        let task = tokio::spawn(accept(listener, weather.clone()));
+        Self { address, weather, task }
+    }
+
+    /// Where the service connects.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Where PostgreSQL is now.
+    pub fn set_target(&self, port: u16) {
+        self.weather.target.store(port, Ordering::Relaxed);
+    }
+
+    /// Ends every connection at once, whatever is in it.
+    pub fn cut(&self) {
+        self.weather.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// From now on, or no longer: whoever connects is turned away, and what was there is cut.
+    pub fn set_refuses(&self, refuses: bool) {
+        self.weather.refuses.store(refuses, Ordering::Relaxed);
+        if refuses {
+            self.cut();
+        }
+    }
+
+    /// How much later than sent everything arrives at most, each way.
+    pub fn set_delay(&self, delay: Duration) {
+        self.weather.delay_micros.store(delay.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// From now on every second connection of those that are there stands still, until [`Self::release`].
+    pub fn hold_half(&self) {
+        self.weather.held_below.send_replace(self.weather.connections.load(Ordering::Relaxed));
+    }
+
+    /// What was held goes on, whole.
+    pub fn release(&self) {
+        self.weather.held_below.send_replace(0);
+    }
+
+    /// The next so many answers are swallowed, and their connections cut: the database has committed, nobody hears of it.
+    pub fn lose_answers(&self, count: u32) {
+        self.weather.answers_to_lose.store(count, Ordering::Relaxed);
+    }
+
+    /// Of the next so many requests only the first half arrives, then their connections are cut.
+    pub fn tear_requests(&self, count: u32) {
+        self.weather.requests_to_tear.store(count, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Weather {
+    fn takes_one(counter: &AtomicU32) -> bool {
+        counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+}
+
+async fn accept(listener: TcpListener, weather: Arc<Weather>) {
+    loop {
+        // Out of file descriptors or the like: the next one may work.
+        let Ok((service, _)) = listener.accept().await else { continue };
+        if !weather.refuses.load(Ordering::Relaxed) {
+            tokio::spawn(serve(service, weather.clone()));
+        }
+    }
+}
+
+async fn serve(service: TcpStream, weather: Arc<Weather>) {
+    let number = weather.connections.fetch_add(1, Ordering::Relaxed);
+    let mut cuts = weather.cuts.subscribe();
+    let target = weather.target.load(Ordering::Relaxed);
+    let Ok(database) = TcpStream::connect(("127.0.0.1", target)).await else { return };
+    for side in [&service, &database] {
+        // Statements are small: without this, Nagle's algorithm makes weather of its own.
+        let _ = side.set_nodelay(true);
+    }
+    let (from_service, to_service) = service.into_split();
+    let (from_database, to_database) = database.into_split();
+    tokio::select! {
+        () = pump(from_service, to_database, Direction::ToDatabase, number, &weather) => {}
+        () = pump(from_database, to_service, Direction::FromDatabase, number, &weather) => {}
+        _ = cuts.changed() => {}
+    }
+}
+
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    direction: Direction,
+    number: u64,
+    weather: &Weather,
+) {
+    let mut held_below = weather.held_below.subscribe();
+    let mut buffer = [0; 8192];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let delay = weather.delay_micros.load(Ordering::Relaxed);
+        if delay != 0 {
+            // Another one each time, so that a later statement may overtake an earlier one.
+            tokio::time::sleep(Duration::from_micros(fastrand::u64(..=delay))).await;
+        }
+        let goes_on = |held_below: &u64| number % 2 == 0 || number >= *held_below;
+        if held_below.wait_for(goes_on).await.is_err() {
+            return;
+        }
+        let mut bytes = &buffer[..count];
+        let is_last = match direction {
+            Direction::FromDatabase if Weather::takes_one(&weather.answers_to_lose) => return,
+            Direction::ToDatabase if Weather::takes_one(&weather.requests_to_tear) => {
+                bytes = &bytes[..count / 2];
+                true
+            }
+            _ => false,
+        };
+        if to.write_all(bytes).await.is_err() || is_last {
+            return;
+        }
+    }
+}
