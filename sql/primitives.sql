@@ -29,7 +29,7 @@ create function auth.decide_rotation(
   idle_expires_at timestamptz, expires_at timestamptz, rotated_at timestamptz, retry_window interval,
   presented_generation int, presented_verifier bytea, ticket_is_authentic boolean,
   clock timestamptz, recovery_max_gap int, is_shared boolean, device_is_refused boolean,
-  refreshes_full_at timestamptz, refresh_burst int, refresh_period interval,
+  refreshes_full_at timestamptz, refresh_burst int, refresh_period interval, shown_at timestamptz default null,
   out decision text, out retry_after interval
 ) returns setof record
   language c immutable parallel safe rows 1 as 'MODULE_PATHNAME', 'decide_rotation_wrapper';

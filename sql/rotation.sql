@@ -4,16 +4,17 @@
 -- time: what it runs, in rotation.rs, names everything with its schema, and what that calls pins its own.
 create function auth.rotate_session_token(
   session_id uuid, generation int, ticket bytea, token_proof bytea, next_token_verifier bytea, rotation_nonce bytea,
-  ip inet default null, user_agent text default null, device_hash bytea default null, correlation_id text default null
+  ip inet default null, user_agent text default null, device_hash bytea default null, correlation_id text default null,
+  received_at timestamptz default null
 ) returns setof auth.session_outcome
   language c volatile parallel unsafe security definer rows 1 as 'MODULE_PATHNAME', 'rotate_session_token_wrapper';
-comment on function auth.rotate_session_token is 'Exchanges a refresh token for its successor. One row, whose outcome is rotated, retried (the same successor again), retained (a shared token that was given out a moment ago: it stays the current one), replayed (the family is now revoked), revoked, expired, unknown, ahead, limited (too many refreshes of this session: nothing changed, try again after retry_after) or device_mismatch (auth_sessions.device_mismatch = reject: nothing changed). Never raises for an outcome: commit, then answer. For rotated, retried and retained the session becomes the identity of this transaction.';
+comment on function auth.rotate_session_token is 'Exchanges a refresh token for its successor. One row, whose outcome is rotated, retried (the same successor again), retained (a shared token that was given out a moment ago: it stays the current one), replayed (the family is now revoked), overtaken (shown before the session moved on, which received_at tells by the clock of this database, and judged after: nothing changed), revoked, expired, unknown, ahead, limited (too many refreshes of this session: nothing changed, try again after retry_after) or device_mismatch (auth_sessions.device_mismatch = reject: nothing changed). Never raises for an outcome: commit, then answer. For rotated, retried and retained the session becomes the identity of this transaction.';
 
 -- Lock and decide. The presented token is judged by what the locking read returned, after the wait, by the clock then.
 -- Says 'rotate' when the caller, who now holds the locks, may run the fast path again.
 create function auth.settle_rotation(
   session_id uuid, generation int, ticket bytea, token_proof bytea,
-  ip inet, user_agent text, device_hash bytea, correlation_id text
+  ip inet, user_agent text, device_hash bytea, correlation_id text, received_at timestamptz
 ) returns auth.session_outcome
   language plpgsql volatile parallel unsafe set search_path = pg_catalog, pg_temp
   as $$
@@ -24,6 +25,8 @@ declare
   ticket_is_authentic boolean;
   recovery_max_gap int;
   clock timestamptz;
+  -- At the latest: it may have waited since, in a socket, for a connection, for a lock.
+  shown_at timestamptz := least(received_at, statement_timestamp());
   decision text;
   answer auth.session_outcome;
 begin
@@ -62,7 +65,8 @@ begin
     s.idle_expires_at, s.expires_at, s.rotated_at, coalesce(s.retry_window, auth.setting('retry_window')::interval),
     settle_rotation.generation, presented_verifier, ticket_is_authentic, clock, recovery_max_gap,
     s.is_shared, is_other_device and auth.setting('device_mismatch') = 'reject',
-    s.refreshes_full_at, auth.setting('refresh_burst')::int, auth.setting('refresh_period')::interval) d;
+    s.refreshes_full_at, auth.setting('refresh_burst')::int, auth.setting('refresh_period')::interval,
+    shown_at) d;
 
   case decision
     when 'unknown', 'revoked' then
@@ -83,6 +87,13 @@ begin
       perform auth.burn_family(s, settle_rotation.generation,
                                auth.make_jti(s.lineage_key, settle_rotation.generation, to_timestamp(0)),
                                correlation_id, ip, user_agent);
+    when 'overtaken' then
+      answer.outcome := decision;
+      perform auth.record_refusal(auth.count_attempt('token_overtaken:' || s.id), 'token_overtaken', 'warning',
+                                  s.user_id, s.organization_id, s.id, s.family_id, correlation_id, ip, user_agent,
+                                  jsonb_build_object('presented_generation', settle_rotation.generation,
+                                                     'current_generation', s.generation,
+                                                     'shown_at', shown_at));
     when 'limited' then
       answer.outcome := decision;
       perform auth.record_refusal(auth.count_attempt('refresh limited:' || s.id), 'rate_limit_exceeded', 'warning',

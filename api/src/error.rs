@@ -118,6 +118,8 @@ codes! {
     LastOwner = CONFLICT, "The last owner stays: make another member an owner first.";
     /// Whoever was invited belongs to the organization already.
     AlreadyMember = CONFLICT, "This is a member already.";
+    /// Another refresh with this token was answered meanwhile, and its successor used: nothing happened, the session lives.
+    RefreshOvertaken = CONFLICT, "The session was refreshed meanwhile. Use the newest refresh token.";
     /// The body is larger than any request of this service needs.
     BodyTooLarge = PAYLOAD_TOO_LARGE, "The body is too large.";
     /// The headers, with the path, are larger than any request of this service needs.

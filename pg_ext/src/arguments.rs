@@ -37,6 +37,18 @@ pub fn required_bytes<'a, const LENGTH: usize>(argument: Option<&'a [u8]>, name:
         .unwrap_or_else(|_| refuse_value(&format!("{name} must be {LENGTH} bytes, not {}", bytes.len()), hint))
 }
 
+/// An argument that was added since a version was released, whose SQL this library serves until the upgrade.
+pub fn argument_since<T: FromDatum>(fcinfo: pg_sys::FunctionCallInfo, number: usize) -> Option<T> {
+    // SAFETY: it is among those that the caller handed over, and of the type that its SQL declares.
+    if is_without(fcinfo, number) { None } else { unsafe { pgrx::fcinfo::pg_getarg(fcinfo, number) } }
+}
+
+/// Whether the SQL that calls is of a version without the argument of that number, counted from 0.
+pub fn is_without(fcinfo: pg_sys::FunctionCallInfo, number: usize) -> bool {
+    // SAFETY: that of the call under way.
+    usize::try_from(unsafe { (*fcinfo).nargs }).is_ok_and(|count| count <= number)
+}
+
 /// An inet argument as PostgreSQL hands it over. pgrx's own type goes through text, twice a call.
 pub struct Inet(pub pg_sys::Datum);
 

@@ -41,6 +41,8 @@ pub struct Presented<'a> {
     pub verifier: &'a [u8],
     /// Whether the ticket proves that this session issued a token of that generation and verifier.
     pub ticket_is_authentic: bool,
+    /// When it was shown, as far as is known: it may have been under way since.
+    pub shown_at: Microseconds,
     /// Whether it came from another device than the session's, and such are refused.
     pub device_is_refused: bool,
 }
@@ -95,6 +97,8 @@ pub enum Decision {
     Retry,
     /// Revoke the family.
     Replay,
+    /// A replay by now, but none when it was shown: refuse, change nothing.
+    Overtaken,
     /// The database lost commits: refuse, change nothing.
     Ahead,
     /// The same inside a recovery window: move the row to the presented generation, then rotate.
@@ -117,6 +121,7 @@ impl Decision {
             Decision::Rotate => "rotate",
             Decision::Retry => "retry",
             Decision::Replay => "replay",
+            Decision::Overtaken => "overtaken",
             Decision::Ahead => "ahead",
             Decision::FastForward => "fast_forward",
             Decision::Retain => "retain",
@@ -137,6 +142,12 @@ pub fn decide(session: Session<'_>, presented: Presented<'_>, now: Microseconds,
     let is_previous = age == 1 && session.previous_verifier == Some(presented.verifier);
     let in_retry_window = session.rotated_at.is_some_and(|at| now.saturating_sub(at) < session.retry_window);
     let is_retry = is_previous && in_retry_window;
+    // A thief has nothing from it: it is granted nothing, and what he shows after the session moved on is a replay.
+    // Without a retry window everything shown twice is a replay, also at the same time.
+    let was_no_replay = session.retry_window > 0
+        && session.rotated_at.is_some_and(|at| {
+            presented.shown_at <= at || is_previous && presented.shown_at.saturating_sub(at) < session.retry_window
+        });
     let is_lost_ahead = age < 0 && recovery_max_gap.is_some_and(|gap| -age <= i64::from(gap));
     let wait = refresh_limit.and_then(|limit| limit.wait(session.refreshes_full_at, now));
 
@@ -164,7 +175,8 @@ pub fn decide(session: Session<'_>, presented: Presented<'_>, now: Microseconds,
     } else if is_lost_ahead {
         Decision::FastForward
     } else if age > 0 {
-        Decision::Replay
+        // Whoever gave up on an answer, tried again and went on with what he got is no thief when his first try arrives.
+        if was_no_replay { Decision::Overtaken } else { Decision::Replay }
     } else if age == 0 {
         // A genuine other token of the same generation: the line has forked. After lost commits that is nobody's fault.
         if recovery_max_gap.is_some() { Decision::Revoked } else { Decision::Replay }
@@ -194,6 +206,8 @@ mod tests {
         let allowed_at = policy.refresh_limit.map_or(i64::MIN, |limit| s.refreshes_full_at - limit.tolerance);
         let left_over = policy.refresh_limit.is_some_and(|limit| allowed_at - now > limit.step);
         let too_often = now < allowed_at && !left_over;
+        let rotated_since = s.retry_window > 0 && s.rotated_at.is_some_and(|at| p.shown_at <= at);
+        let was_retry = previous && s.rotated_at.is_some_and(|at| p.shown_at - at < s.retry_window);
         let wait = || Decision::Limited(allowed_at - now);
         let rules = [
             (!p.ticket_is_authentic && !current && !previous, Decision::Unknown),
@@ -206,6 +220,7 @@ mod tests {
             (current && too_often, wait()),
             (current, Decision::Rotate),
             (retry, Decision::Retry),
+            (s.generation > p.generation && (rotated_since || was_retry), Decision::Overtaken),
             (s.generation > p.generation, Decision::Replay),
             (s.generation == p.generation && gap.is_some(), Decision::Revoked),
             (s.generation == p.generation, Decision::Replay),
@@ -224,7 +239,7 @@ mod tests {
             generation in prop_oneof![0..5_i32, Just(i32::MAX - 1), Just(i32::MAX)],
             distance in -3..=3_i32,
             verifier in 0..3_u8, previous in proptest::option::of(0..3_u8), shown in 0..3_u8,
-            revoked: bool, ticket_is_authentic: bool,
+            revoked: bool, ticket_is_authentic: bool, shown_at in 80..=100_i64,
             idle_expires_at in 95..=105_i64, expires_at in 95..=105_i64,
             rotated_at in proptest::option::of(80..=101_i64), retry_window in 0..=15_i64,
             gap in proptest::option::of(1..=3_i32),
@@ -237,7 +252,7 @@ mod tests {
             };
             let presented = Presented {
                 generation: generation.saturating_add(distance).max(0), verifier: &shown, ticket_is_authentic,
-                device_is_refused,
+                shown_at, device_is_refused,
             };
             let policy = Policy { recovery_max_gap: gap, refresh_limit: RefreshLimit::new(burst, period) };
             prop_assert_eq!(decide(session, presented, 100, policy), model(session, presented, 100, policy));
@@ -286,7 +301,7 @@ mod tests {
     };
 
     fn shown(generation: i32, verifier: &[u8], ticket_is_authentic: bool) -> Presented<'_> {
-        Presented { generation, verifier, ticket_is_authentic, device_is_refused: false }
+        Presented { generation, verifier, ticket_is_authentic, shown_at: i64::MAX, device_is_refused: false }
     }
 
     #[test]
@@ -305,6 +320,26 @@ mod tests {
         assert_eq!(decide(shared, shown(7, b"seven", true), 160, NO_POLICY), Decision::Rotate);
         assert_eq!(decide(shared, shown(6, b"six", true), 160, NO_POLICY), Decision::Replay);
         assert_eq!(decide(shared, shown(5, b"five", true), 101, NO_POLICY), Decision::Replay);
+    }
+
+    #[test]
+    fn what_was_shown_before_the_session_moved_on_burns_nothing_and_is_granted_nothing() {
+        let shown_at = |shown_at, generation, verifier| Presented { shown_at, ..shown(generation, verifier, true) };
+        for generation in [0, 5] {
+            assert_eq!(decide(LIVE, shown_at(100, generation, b"old"), 900, NO_POLICY), Decision::Overtaken);
+            assert_eq!(decide(LIVE, shown_at(101, generation, b"old"), 900, NO_POLICY), Decision::Replay);
+        }
+        // The token before: by the time it was shown it burns nothing, by the time now it is granted nothing.
+        assert_eq!(decide(LIVE, shown_at(159, 6, b"six"), 160, NO_POLICY), Decision::Overtaken);
+        assert_eq!(decide(LIVE, shown_at(160, 6, b"six"), 160, NO_POLICY), Decision::Replay);
+        let strict = Session { retry_window: 0, ..LIVE };
+        assert_eq!(decide(strict, shown_at(0, 6, b"six"), 101, NO_POLICY), Decision::Replay);
+        // A fork is one whenever it was shown, and a forged token is nothing.
+        assert_eq!(decide(LIVE, shown_at(0, 7, b"other"), 900, NO_POLICY), Decision::Replay);
+        assert_eq!(
+            decide(LIVE, Presented { shown_at: 0, ..shown(5, b"old", false) }, 900, NO_POLICY),
+            Decision::Unknown
+        );
     }
 
     #[test]

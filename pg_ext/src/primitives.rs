@@ -1,6 +1,6 @@
 //! The faces towards SQL of the pure modules, and random bytes. Internal functions: only auth_owner may call them.
 
-use crate::arguments::{refuse, refuse_value, required};
+use crate::arguments::{argument_since, refuse, refuse_value, required};
 use crate::decision::{self, Decision, Policy, Presented, RefreshLimit, Session};
 use crate::lineage;
 use pgrx::PgSqlErrorCode;
@@ -84,8 +84,10 @@ fn decide_rotation(
     refreshes_full_at: Option<TimestampWithTimeZone>,
     refresh_burst: Option<i32>,
     refresh_period: Option<Interval>,
+    fcinfo: pg_sys::FunctionCallInfo,
 ) -> TableIterator<'static, (name!(decision, &'static str), name!(retry_after, Option<Interval>))> {
     let microseconds = |interval: Interval| interval.as_micros().try_into().unwrap_or(i64::MAX);
+    let clock = required(clock, "clock").into();
     let session = Session {
         generation: required(generation, "generation"),
         verifier: required(token_verifier, "token_verifier"),
@@ -102,12 +104,13 @@ fn decide_rotation(
         generation: required(presented_generation, "presented_generation"),
         verifier: required(presented_verifier, "presented_verifier"),
         ticket_is_authentic: required(ticket_is_authentic, "ticket_is_authentic"),
+        shown_at: argument_since::<TimestampWithTimeZone>(fcinfo, 18).map_or(clock, Into::into),
         device_is_refused: required(device_is_refused, "device_is_refused"),
     };
     let period = microseconds(required(refresh_period, "refresh_period"));
     let refresh_limit = RefreshLimit::new(required(refresh_burst, "refresh_burst"), period);
     let policy = Policy { recovery_max_gap, refresh_limit };
-    let decision = decision::decide(session, presented, required(clock, "clock").into(), policy);
+    let decision = decision::decide(session, presented, clock, policy);
     let retry_after = match decision {
         Decision::Limited(wait) => Interval::new(0, 0, wait).ok(),
         _ => None,

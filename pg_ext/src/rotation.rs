@@ -1,7 +1,7 @@
 //! `rotate_session_token`: the one-statement fast path; whatever it misses is locked and decided by
 //! `auth.settle_rotation` (sql/rotation.sql).
 
-use crate::arguments::{Inet, refuse, refuse_value, required, required_bytes};
+use crate::arguments::{Inet, argument_since, is_without, refuse, refuse_value, required, required_bytes};
 use crate::decision::RefreshLimit;
 use crate::identity::{self, Identity};
 use crate::kept_plan::run;
@@ -72,7 +72,8 @@ const ROTATE_AND_LOG: &str = concat!(
      select * from rotated"
 );
 
-const SETTLE: &str = "select * from auth.settle_rotation($1, $2, $3, $4, $5, $6, $7, $8)";
+const SETTLE: &str = "select * from auth.settle_rotation($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+const SETTLE_OF_0_1: &str = "select * from auth.settle_rotation($1, $2, $3, $4, $5, $6, $7, $8)";
 
 const NOTE_DEVICE: &str = "select auth.note_device_mismatch($1, $2, $3, $4, $5)";
 
@@ -81,6 +82,7 @@ thread_local! {
     static ROTATE_PLAN: OnceCell<OwnedPreparedStatement> = const { OnceCell::new() };
     static ROTATE_AND_LOG_PLAN: OnceCell<OwnedPreparedStatement> = const { OnceCell::new() };
     static SETTLE_PLAN: OnceCell<OwnedPreparedStatement> = const { OnceCell::new() };
+    static SETTLE_OF_0_1_PLAN: OnceCell<OwnedPreparedStatement> = const { OnceCell::new() };
     static NOTE_DEVICE_PLAN: OnceCell<OwnedPreparedStatement> = const { OnceCell::new() };
 }
 
@@ -117,6 +119,10 @@ struct Request<'a> {
     user_agent: Option<&'a str>,
     device_hash: Option<&'a [u8]>,
     correlation_id: Option<&'a str>,
+    /// When the service had the token in hand, by the clock here.
+    received_at: Option<TimestampWithTimeZone>,
+    /// Called by the SQL of version 0.1.0, which the library serves until the upgrade.
+    is_of_0_1: bool,
 }
 
 #[pg_extern(sql = false)]
@@ -136,6 +142,7 @@ fn rotate_session_token(
     user_agent: Option<&str>,
     device_hash: Option<&[u8]>,
     correlation_id: Option<&str>,
+    fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<
     TableIterator<
         'static,
@@ -176,6 +183,8 @@ fn rotate_session_token(
         user_agent,
         device_hash,
         correlation_id,
+        received_at: argument_since(fcinfo, 10),
+        is_of_0_1: is_without(fcinfo, 10),
     };
     if request.generation < 0 {
         refuse_value("generation must not be negative", "It is a part of the refresh token.");
@@ -291,7 +300,7 @@ impl Request<'_> {
 
     /// The slow path.
     fn settle(&self, client: &mut SpiClient<'_>) -> SpiResult<SessionOutcome> {
-        let arguments = [
+        let mut arguments = vec![
             self.session_id.into(),
             self.generation.into(),
             self.ticket.as_slice().into(),
@@ -301,7 +310,13 @@ impl Request<'_> {
             self.device_hash.into(),
             self.correlation_id.into(),
         ];
-        let row = run(client, &SETTLE_PLAN, SETTLE, &arguments)?.first();
+        let rows = if self.is_of_0_1 {
+            run(client, &SETTLE_OF_0_1_PLAN, SETTLE_OF_0_1, &arguments)?
+        } else {
+            arguments.push(self.received_at.into());
+            run(client, &SETTLE_PLAN, SETTLE, &arguments)?
+        };
+        let row = rows.first();
         Ok((
             row.get(1)?,
             row.get(2)?,

@@ -49,6 +49,7 @@ mod monitoring;
 mod organizations;
 mod organizations_http;
 mod outbox;
+mod overtaken;
 mod passwords;
 mod personal_access_tokens;
 mod pooler;

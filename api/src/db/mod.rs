@@ -7,6 +7,7 @@
 mod acting;
 pub mod adoption;
 mod clients;
+mod clock;
 mod federation;
 mod identity;
 mod installation;
@@ -24,12 +25,13 @@ mod security_events;
 mod sessions;
 mod step_up;
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use chrono::DateTime;
 use deadpool_postgres::{
     Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
     tokio_postgres::{
-        Error, NoTls, Row,
+        Error, NoTls, Row, SimpleQueryMessage,
         config::{Host, SslMode},
         error::SqlState,
         types::FromSql,
@@ -40,6 +42,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use self::acting::Scope;
 pub use self::clients::{ActiveToken, AnyToken, ListedClient};
+use self::clock::DatabaseClock;
 pub use self::federation::{Federated, FederatedStepUp};
 pub use self::installation::Finding;
 pub use self::invitations::{Invitation, Joined};
@@ -67,13 +70,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// statement that hangs from holding its locks. Through a pooler in transaction mode they would land on whichever connection
 /// to the server: there they are the login's own (sql/dba/beyond.md), and readiness asks for the isolation.
 const SET_UP: &str = "set default_transaction_isolation to 'read committed'; set statement_timeout to '15s'; \
-                      set lock_timeout to '10s'; set idle_in_transaction_session_timeout to '15s'";
+                      set lock_timeout to '10s'; set idle_in_transaction_session_timeout to '15s'; \
+                      select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
+/// How long what was sent may go unacknowledged before the connection is given up, and what was not delivered is dropped: a
+/// network that swallows everything would otherwise keep it for a quarter of an hour.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 
 /// Connections to the database.
 pub struct Db {
     pool: Pool,
     /// Whether statements are prepared on their connection.
     prepared: bool,
+    clock: Arc<DatabaseClock>,
 }
 
 /// What readiness asks for.
@@ -91,6 +99,9 @@ impl Db {
     pub fn new(config: DatabaseConfig) -> Result<Self, String> {
         let DatabaseConfig { mut postgres, pool_size, prepared } = config;
         postgres.connect_timeout(CONNECT_TIMEOUT);
+        if postgres.get_tcp_user_timeout().is_none() {
+            postgres.tcp_user_timeout(UNACKNOWLEDGED);
+        }
         // A connection that broke is noticed when it is used: no round trip is spent on asking first.
         let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = if postgres.get_ssl_mode() == SslMode::Require {
@@ -105,8 +116,21 @@ impl Db {
             postgres.ssl_mode(SslMode::Disable);
             Manager::from_config(postgres, NoTls, manager_config)
         };
-        let set_up = Hook::async_fn(|client: &mut deadpool_postgres::ClientWrapper, _| {
-            Box::pin(async move { client.batch_execute(SET_UP).await.map_err(HookError::Backend) })
+        let clock = Arc::new(DatabaseClock::new());
+        let set_clock = clock.clone();
+        let set_up = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
+            let clock = set_clock.clone();
+            Box::pin(async move {
+                for message in client.simple_query(SET_UP).await.map_err(HookError::Backend)? {
+                    if let SimpleQueryMessage::Row(row) = message
+                        && let Some(time) = row.get(0).and_then(|time| time.parse().ok())
+                        && let Some(time) = DateTime::from_timestamp_micros(time)
+                    {
+                        clock.note(time);
+                    }
+                }
+                Ok(())
+            })
         });
         let mut pool = Pool::builder(manager)
             .max_size(pool_size)
@@ -117,7 +141,7 @@ impl Db {
         if prepared {
             pool = pool.post_create(set_up);
         }
-        Ok(Self { pool: pool.build().map_err(|error| error.to_string())?, prepared })
+        Ok(Self { pool: pool.build().map_err(|error| error.to_string())?, prepared, clock })
     }
 
     /// Whether the other end is what this service was built for.
@@ -165,8 +189,11 @@ impl Db {
     /// One statement in a transaction of its own. It is answered after the commit: tokio-postgres ends the rows at
     /// ReadyForQuery, which the server sends when the commit is done.
     async fn all(&self, sql: &'static str, params: Params<'_>) -> Result<Vec<Row>, Problem> {
-        let connection = self.connection().await?;
-        match params::query(&connection, self.prepared, sql, params).await {
+        let mut busy = Busy(Some(self.connection().await?));
+        let connection = busy.0.as_ref().ok_or(Code::InternalError)?;
+        let answer = params::query(connection, self.prepared, sql, params).await;
+        let connection = busy.0.take().ok_or(Code::InternalError)?;
+        match answer {
             Ok(rows) => Ok(rows),
             Err(error) => Err(refused(connection, &error)),
         }
@@ -178,6 +205,18 @@ impl Db {
 
     async fn one(&self, sql: &'static str, params: Params<'_>) -> Result<Row, Problem> {
         self.optional(sql, params).await?.ok_or_else(|| no_row(sql))
+    }
+}
+
+/// A connection while it is asked something. When nobody waits for the answer any more it is given up: back in the pool, the
+/// next request would wait behind the one that took too long.
+struct Busy(Option<Object>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(Object::take(connection));
+        }
     }
 }
 

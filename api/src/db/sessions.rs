@@ -144,6 +144,8 @@ pub enum Rotation {
     Retained(Box<Grant>),
     /// Genuine, but refreshed too often: good again after so many seconds.
     Limited(f64),
+    /// Shown before its session moved on, judged after: nothing changed.
+    Overtaken,
     /// Anything else: replayed, revoked, expired, unknown, ahead, device_mismatch. Already committed.
     Refused(String),
 }
@@ -154,6 +156,7 @@ impl Rotation {
             "rotated" | "retried" => Self::Granted(Grant::read(row)?),
             "retained" => Self::Retained(Grant::read(row)?),
             "limited" => Self::Limited(named::<Option<f64>>(row, "retry_after_seconds")?.unwrap_or_default()),
+            "overtaken" => Self::Overtaken,
             outcome => Self::Refused(outcome.to_owned()),
         })
     }
@@ -235,10 +238,13 @@ impl Db {
         nonce: RotationNonce,
         caller: &Caller,
     ) -> Result<Rotation, Problem> {
-        let sql = "select r.*, extract(epoch from r.retry_after)::float8 as retry_after_seconds, p.* \
+        // Before anything is waited for.
+        let received_at = self.clock.now();
+        let sql = "select r.*, extract(epoch from r.retry_after)::float8 as retry_after_seconds, p.*, \
+                clock_timestamp() as database_time \
             from auth.rotate_session_token(session_id => $1, generation => $2, ticket => $3, token_proof => $4, \
                 next_token_verifier => $5, rotation_nonce => $6, ip => $7, user_agent => $8, device_hash => $9, \
-                correlation_id => $10) r \
+                correlation_id => $10, received_at => $11) r \
             left join lateral auth.session_profile(r.session_id) p on true";
         let row = self
             .one(
@@ -254,9 +260,11 @@ impl Db {
                     &caller.user_agent,
                     &caller.device_hash.as_ref().map(<[u8; 32]>::as_slice),
                     &caller.request_id,
+                    &received_at,
                 ],
             )
             .await?;
+        self.clock.note(named(&row, "database_time")?);
         Rotation::read(&row)
     }
 

@@ -43,7 +43,7 @@ impl Example for RefreshRequest {
     }
 }
 
-refusals!(RefreshRefusals: BODY, CSRF, DATABASE, [Code::InvalidRefreshToken]);
+refusals!(RefreshRefusals: BODY, CSRF, DATABASE, [Code::InvalidRefreshToken, Code::RefreshOvertaken]);
 
 const NO_TOKEN: (Code, &str) = (Code::InvalidRequest, "There is neither a refreshToken nor a cookie with one.");
 
@@ -57,7 +57,8 @@ impl RefreshApi {
     /// Safe to repeat: for a while (60 s by default, and until the successor is used) the same token is answered with
     /// the same successor. An older token ends its session. Every refusal is the same. Without a body, the cookie
     /// `__Secure-auth_refresh` is refreshed, into cookies again; that needs the header `x-csrf-token`. A browser's tabs
-    /// share that cookie, so it is rotated no more often than once in that while.
+    /// share that cookie, so it is rotated no more often than once in that while. 409 `refresh_overtaken`: while this request
+    /// was under way, another one with the same token was answered, and its successor used already: use the newest token.
     #[oai(path = "/api/auth/refresh", method = "post", operation_id = "refresh")]
     async fn refresh(
         &self,
@@ -103,6 +104,7 @@ pub async fn rotate(
         Rotation::Retained(grant) => return Ok((grant, shown.into_secret().ok_or(refused)?)),
         // Only who holds a good token gets to know.
         Rotation::Limited(seconds) => return Err(Problem::with_retry_after(Code::RateLimited, seconds)),
+        Rotation::Overtaken => return Err(Code::RefreshOvertaken.into()),
         Rotation::Refused(outcome) => {
             let session_id = shown.session_id().map(tracing::field::display);
             tracing::info!(outcome, session_id, "a refresh was refused");

@@ -60,7 +60,7 @@ enum TokenRequest {
 
 impl Body for TokenRequest {}
 
-refusals!(TokenRefusals: BODY, DATABASE, [Code::CrossSiteRequest, Code::InvalidCredentials, Code::InvalidRefreshToken, Code::AccountLocked]);
+refusals!(TokenRefusals: BODY, DATABASE, [Code::CrossSiteRequest, Code::InvalidCredentials, Code::InvalidRefreshToken, Code::RefreshOvertaken, Code::AccountLocked]);
 
 /// Tokens by grant.
 pub struct TokenApi;

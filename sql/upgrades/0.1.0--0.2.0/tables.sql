@@ -32,3 +32,10 @@ create index adopted_tokens_session_id_idx on auth.adopted_tokens (session_id);
 -- Maintenance: these say how many rows they deleted.
 drop function auth.forget_mail(int);
 drop function auth.forget_id_tokens(int);
+
+-- Rotation: these are told when the token was shown.
+drop function auth.rotate_session_token(uuid, int, bytea, bytea, bytea, bytea, inet, text, bytea, text);
+drop function auth.settle_rotation(uuid, int, bytea, bytea, inet, text, bytea, text);
+drop function auth.decide_rotation(
+  int, bytea, bytea, boolean, timestamptz, timestamptz, timestamptz, interval, int, bytea, boolean, timestamptz, int,
+  boolean, boolean, timestamptz, int, interval);

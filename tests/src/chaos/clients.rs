@@ -196,7 +196,7 @@ async fn show(api: &Api, token: &str) -> Shown {
         Ok(answer) if answer.status == 200 => Shown::Granted(answer.session().refresh_token),
         Ok(answer) if answer.status == 401 => Shown::Refused,
         Ok(answer) => {
-            assert!(matches!(answer.status, 429 | 502 | 503 | 504), "{}: {}", answer.status, answer.text());
+            assert!(matches!(answer.status, 409 | 429 | 502 | 503 | 504), "{}: {}", answer.status, answer.text());
             Shown::Nothing
         }
         Err(_) => Shown::Nothing,

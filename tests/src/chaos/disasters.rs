@@ -159,7 +159,7 @@ impl World {
                 self.proxy.set_delay(Duration::ZERO);
             }
             Disaster::Held => {
-                self.proxy.hold_half();
+                self.proxy.hold(2);
                 tokio::time::sleep(lasting).await;
                 self.proxy.release();
             }

@@ -74,8 +74,13 @@ impl State {
         };
         let verifier = token.to_be_bytes();
         // Every token that a client of ours shows was issued.
-        let presented =
-            Presented { generation, verifier: &verifier, ticket_is_authentic: true, device_is_refused: false };
+        let presented = Presented {
+            generation,
+            verifier: &verifier,
+            ticket_is_authentic: true,
+            shown_at: 1,
+            device_is_refused: false,
+        };
         decide(session, presented, 1, Policy { recovery_max_gap: None, refresh_limit: None })
     }
 

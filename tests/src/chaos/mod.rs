@@ -105,12 +105,9 @@ pub async fn run(options: Options, mut progress: impl FnMut(String)) -> Report {
         Some(disk) => OwnCluster::create_in(disk.path()),
         None => OwnCluster::create(),
     };
-    let admin = cluster.connect("postgres", "auth").await;
     // Refreshed without pause, for the length of an outage: what no client does, and no limit expects.
-    admin
-        .batch_execute("alter system set auth_sessions.refresh_burst = 0; select pg_reload_conf()")
-        .await
-        .expect("set");
+    let admin = cluster.connect("postgres", "auth").await;
+    admin.batch_execute("alter database auth set auth_sessions.refresh_burst = 0").await.expect("alter database");
     drop(admin);
     let proxy = Proxy::start(cluster.port()).await;
     let through_proxy =

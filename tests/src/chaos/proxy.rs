@@ -27,10 +27,41 @@ struct Weather {
     requests_to_tear: AtomicU32,
     /// Counts the cuts; each connection ends when it changes.
     cuts: watch::Sender<u64>,
-    /// Of the connections with a number below this, those with an odd one stand still.
-    held_below: watch::Sender<u64>,
+    /// Which connections stand still.
+    held: watch::Sender<Held>,
+    /// How many of them have something to deliver.
+    waiting: AtomicU64,
     /// How many connections there were.
     connections: AtomicU64,
+}
+
+/// Every so-manieth of the connections with a number below one.
+#[derive(Default)]
+struct Held {
+    below: u64,
+    every: u64,
+}
+
+impl Held {
+    fn holds(&self, number: u64) -> bool {
+        number < self.below && number % self.every == 0
+    }
+}
+
+/// One more, as long as it lives.
+struct Waiting<'a>(&'a AtomicU64);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,7 +82,8 @@ impl Proxy {
             answers_to_lose: AtomicU32::new(0),
             requests_to_tear: AtomicU32::new(0),
             cuts: watch::channel(0).0,
-            held_below: watch::channel(0).0,
+            held: watch::channel(Held::default()).0,
+            waiting: AtomicU64::new(0),
             connections: AtomicU64::new(0),
         });
         let task = tokio::spawn(accept(listener, weather.clone()));
@@ -86,14 +118,19 @@ impl Proxy {
         self.weather.delay_micros.store(delay.as_micros() as u64, Ordering::Relaxed);
     }
 
-    /// From now on every second connection of those that are there stands still, until [`Self::release`].
-    pub fn hold_half(&self) {
-        self.weather.held_below.send_replace(self.weather.connections.load(Ordering::Relaxed));
+    /// Of the connections that there are, every so-manieth stands still, until [`Self::release`].
+    pub fn hold(&self, every: u64) {
+        self.weather.held.send_replace(Held { below: self.weather.connections.load(Ordering::Relaxed), every });
     }
 
     /// What was held goes on, whole.
     pub fn release(&self) {
-        self.weather.held_below.send_replace(0);
+        self.weather.held.send_replace(Held::default());
+    }
+
+    /// How many connections stand still with something to deliver.
+    pub fn waiting(&self) -> u64 {
+        self.weather.waiting.load(Ordering::Relaxed)
     }
 
     /// The next so many answers are swallowed, and their connections cut: the database has committed, nobody hears of it.
@@ -154,7 +191,7 @@ async fn pump(
     number: u64,
     weather: &Weather,
 ) {
-    let mut held_below = weather.held_below.subscribe();
+    let mut held = weather.held.subscribe();
     let mut buffer = [0; 8192];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         let delay = weather.delay_micros.load(Ordering::Relaxed);
@@ -162,9 +199,11 @@ async fn pump(
             // Another one each time, so that a later statement may overtake an earlier one.
             tokio::time::sleep(Duration::from_micros(fastrand::u64(..=delay))).await;
         }
-        let goes_on = |held_below: &u64| number % 2 == 0 || number >= *held_below;
-        if held_below.wait_for(goes_on).await.is_err() {
-            return;
+        if held.borrow().holds(number) {
+            let _waiting = Waiting::new(&weather.waiting);
+            if held.wait_for(|held| !held.holds(number)).await.is_err() {
+                return;
+            }
         }
         let mut bytes = &buffer[..count];
         let is_last = match direction {
