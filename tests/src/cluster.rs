@@ -203,8 +203,10 @@ impl OwnCluster {
     /// Whether its postmaster is there.
     pub fn is_running(&self) -> bool {
         let pid_file = fs::read_to_string(self.cluster.dir.join("data/postmaster.pid")).unwrap_or_default();
-        let pid = pid_file.lines().next().and_then(|line| line.trim().parse().ok());
-        pid.and_then(rustix::process::Pid::from_raw).is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
+        let pid = pid_file.lines().next().unwrap_or_default().trim();
+        // `24641 (postgres) S …`; Z: it was killed, and nobody has noticed yet.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.split_once(") ").is_some_and(|(name, rest)| name.ends_with("(postgres") && !rest.starts_with('Z'))
     }
 
     /// Makes it a standby that follows nobody, from its next start until `pg_promote()`.

@@ -205,12 +205,12 @@ impl World {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             // As often as it takes: the database may still be recovering.
-            if let Ok(admin) = crate::cluster::connect(&self.cluster.url("postgres", "postgres")).await
-                && admin.batch_execute(&statement).await.is_ok()
-            {
-                return;
-            }
-            assert!(Instant::now() < deadline, "PostgreSQL did not come back");
+            let done = match crate::cluster::connect(&self.cluster.url("postgres", "postgres")).await {
+                Ok(admin) => admin.batch_execute(&statement).await,
+                Err(error) => Err(error),
+            };
+            let Err(error) = done else { return };
+            assert!(Instant::now() < deadline, "PostgreSQL did not come back: {error:?}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
