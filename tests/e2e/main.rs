@@ -9,6 +9,7 @@ mod adoption_resume;
 mod adoption_rows;
 mod adoption_undo;
 mod audit;
+mod away;
 mod bad_input;
 mod browser;
 mod cascades;
