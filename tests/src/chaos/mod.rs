@@ -130,8 +130,8 @@ pub async fn run(options: Options, mut progress: impl FnMut(String)) -> Report {
         .collect();
 
     let mut world = World { cluster, server, proxy, disk, random };
-    let mut report = Report::default();
-    report.left_out = Disaster::ALL.into_iter().filter(|disaster| !world.has(*disaster)).collect();
+    let left_out = Disaster::ALL.into_iter().filter(|disaster| !world.has(*disaster)).collect();
+    let mut report = Report { left_out, ..Report::default() };
     let end = Instant::now() + options.time;
     // Each once, in a random order, and again, so that a short run has seen them all.
     'time: loop {

@@ -44,7 +44,7 @@ struct Held {
 
 impl Held {
     fn holds(&self, number: u64) -> bool {
-        number < self.below && number % self.every == 0
+        number < self.below && number.is_multiple_of(self.every)
     }
 }
 
