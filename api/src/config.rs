@@ -353,6 +353,9 @@ mod tests {
             ("MAINTENANCE_INTERVAL_SECONDS", "86401"),
             ("ARGON2_CONCURRENCY", "many"),
             ("RATE_LIMIT_LOGIN", "30"),
+            ("MAX_CONNECTIONS", "0"),
+            ("MAX_CONNECTIONS_PER_NETWORK", "0"),
+            ("CLIENT_TIMEOUT_SECONDS", "0"),
             ("TRUSTED_PROXIES", "10.0.0.0/33"),
             ("FORWARDED_HEADER", "x-real-ip"),
         ] {

@@ -194,3 +194,41 @@ async fn answer(
     let response = tokio::spawn(async move { endpoint.get_response(request).await }).await;
     Ok(response.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into()).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_open_files_is_raised_as_far_as_it_goes() {
+        let before = getrlimit(Resource::Nofile);
+        let few = Rlimit { current: Some(300), ..before.clone() };
+        setrlimit(Resource::Nofile, few).unwrap();
+        let raised = raise_file_limit();
+        assert_eq!(getrlimit(Resource::Nofile).current, before.maximum);
+        assert_eq!(raised as u64, before.maximum.unwrap_or(usize::MAX as u64));
+        assert!(raised > 300);
+    }
+
+    #[test]
+    fn a_network_has_so_many_places_and_a_trusted_proxy_has_more() {
+        let proxies = Proxies::parse("10.0.0.1", "forwarded".parse().unwrap()).unwrap();
+        let bounds =
+            ClientBounds { connections: 9, connections_per_network: 2, patience: Duration::from_secs(1), proxies };
+        let places = Places::new(&bounds);
+        let take = |address: &str| {
+            let free = places.free.clone().try_acquire_owned().unwrap();
+            places.of(address.parse().unwrap(), free)
+        };
+        let mut taken = vec![take("192.0.2.1").unwrap(), take("192.0.2.99").unwrap()];
+        assert!(take("192.0.2.5").is_none() && take("::ffff:192.0.2.5").is_none());
+        taken.extend([take("192.0.3.1").unwrap(), take("2001:db8::1").unwrap(), take("2001:db8::2").unwrap()]);
+        assert!(take("2001:db8::3").is_none());
+        taken.extend(["10.0.0.1"; 3].map(|proxy| take(proxy).unwrap()));
+        taken.remove(0);
+        assert!(take("192.0.2.5").is_some());
+        drop(taken);
+        assert!(places.taken.lock().unwrap().is_empty(), "who left is forgotten");
+        assert_eq!(places.free.available_permits(), 9);
+    }
+}
