@@ -1,7 +1,7 @@
 # auth_sessions: the front door. Each target is a script in .make/, where its first lines say more.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-matrix test-package install package bench chaos release fmt lint clean
+.PHONY: help run test test-matrix test-package install package bench chaos fuzz audit release fmt lint clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -17,6 +17,12 @@ test-matrix: ## the end-to-end tests on PostgreSQL 16, 17 and 18, in roots of th
 
 test-package: ## make the packages, and install and use them in a clean Debian without Rust
 	@.make/test-package bookworm
+
+fuzz: ## what a stranger can send, for SECONDS each (60), with a SEED: TARGETS="cookies proxies" for some
+	@FUZZ_SECONDS="$(or $(SECONDS),60)" FUZZ_SEED="$(SEED)" .make/fuzz $(TARGETS)
+
+audit: ## known vulnerabilities of the dependencies: asks GitHub, or ADVISORY_DB=/path/to/a/clone
+	@ADVISORY_DB="$(ADVISORY_DB)" .make/dependencies advisories
 
 install: ## install the extension into an existing PostgreSQL: PG_CONFIG=/path/to/pg_config
 	@PG_CONFIG="$(PG_CONFIG)" .make/install
@@ -36,7 +42,7 @@ release: ## freeze this version and begin the next: NEXT=X.Y.Z
 fmt: ## format the Rust code
 	@cargo fmt
 
-lint: ## format and lints, without the tests
+lint: ## format, lints and dependencies, without the tests
 	@.make/test lint
 
 clean: ## stop and remove the private cluster with its data and keys (RUN_DIR); what was built stays

@@ -313,7 +313,9 @@ impl Operations {
     fn at(&self, path: &str) -> impl Iterator<Item = &NamedOperation> {
         let segments: Vec<&str> = path.split('/').collect();
         let same = move |pattern: &[String]| {
-            let fits = |(pattern, segment): (&String, &&str)| pattern.starts_with('{') || pattern == segment;
+            let fits = |(pattern, segment): (&String, &&str)| {
+                pattern.starts_with('{') && !segment.is_empty() || pattern == segment
+            };
             pattern.len() == segments.len() && pattern.iter().zip(&segments).all(fits)
         };
         self.0.iter().filter(move |(pattern, _)| same(pattern)).flat_map(|(_, operations)| operations)
@@ -404,5 +406,6 @@ mod tests {
         assert_eq!(operations.name(&Method::HEAD, "/api/auth/me"), Some("getMe"));
         assert_eq!(operations.name(&Method::GET, "/api/auth/login"), None);
         assert_eq!(operations.name(&Method::POST, "/api/auth/login/"), None);
+        assert_eq!(operations.name(&Method::DELETE, "/api/auth/sessions/"), None);
     }
 }

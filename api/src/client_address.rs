@@ -65,7 +65,7 @@ impl Proxies {
     /// The proxies add to the right, so that is where to begin: each trusted one vouches for the address on its left,
     /// and the first that is not trusted is the client. What stands left of it anyone can have written. When one of
     /// those that vouch names no address (`unknown`, nonsense), nobody does: then it is the connection's.
-    fn client(&self, connection: IpAddr, headers: &HeaderMap) -> IpAddr {
+    pub fn client(&self, connection: IpAddr, headers: &HeaderMap) -> IpAddr {
         // An IPv4 client of a dual-stack socket is an IPv4 client.
         let connection = connection.to_canonical();
         let mut client = connection;
@@ -97,6 +97,8 @@ impl Proxies {
         for value in headers.get_all(name) {
             match (value.to_str(), self.header) {
                 (Err(_), _) => hops.push(None),
+                // The client left a quote open, and what the proxy wrote behind it is in it: nothing here can be told apart.
+                (Ok(value), ForwardedHeader::Forwarded) if value.matches('"').count() % 2 == 1 => hops.push(None),
                 (Ok(value), ForwardedHeader::XForwardedFor) => hops.extend(value.split(',').map(address)),
                 (Ok(value), ForwardedHeader::Forwarded) => {
                     let forwarded_for = |element: &str| {
@@ -194,6 +196,9 @@ mod tests {
             ("for=_hidden", "10.1.2.3"),
             ("by=10.0.0.1", "10.1.2.3"),
             ("198.51.100.9", "10.1.2.3"),
+            // A quote that the client left open, before what the proxy added.
+            ("for=6.6.6.6;host=\", for=198.51.100.9", "10.1.2.3"),
+            ("for=6.6.6.6;host=\", for=\"[2001:db8:2::7]\"", "10.1.2.3"),
         ] {
             assert_eq!(client("10.0.0.0/8", ForwardedHeader::Forwarded, "10.1.2.3", &[value]), expected, "{value}");
         }

@@ -160,14 +160,16 @@ pub fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -
     object.map(|fields| serde_json::from_value(Value::Object(fields)).map_err(D::Error::custom)).transpose()
 }
 
-/// serde's sentence without what it found: `invalid type: string "…", expected a boolean` may hold a password in the
-/// wrong field.
+/// serde's sentence without what it found: `invalid type: string "…", expected a boolean`, or ``unknown variant `…`, expected
+/// …``, may hold a password in the wrong field.
 pub fn without_values(sentence: &str) -> String {
-    let sentence = match (sentence.starts_with("invalid "), sentence.rfind(", expected ")) {
-        (true, Some(expected)) => {
-            let kind = sentence.split(": ").next().unwrap_or_default();
-            format!("{kind}{}", &sentence[expected..])
-        }
+    let kind = match sentence.split_once(": ") {
+        Some((kind, _)) if kind.starts_with("invalid ") => Some(kind),
+        _ if sentence.starts_with("unknown variant ") => Some("unknown variant"),
+        _ => None,
+    };
+    let sentence = match (kind, sentence.rfind(", expected ")) {
+        (Some(kind), Some(expected)) => format!("{kind}{}", &sentence[expected..]),
         _ => sentence.to_owned(),
     };
     sentence.chars().take(200).collect()
@@ -185,8 +187,15 @@ mod tests {
     struct Sample {
         email: String,
         all: Option<bool>,
+        kind: Option<Kind>,
         #[serde(default, deserialize_with = "object")]
         inner: Option<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    enum Kind {
+        One,
+        Two,
     }
 
     #[derive(Debug, Deserialize)]
@@ -234,6 +243,8 @@ mod tests {
         assert!(refused(b"{}").1.contains("missing field `email`"));
         let (_, text) = refused(br#"{"email":"a","all":"hunter2, expected x"}"#);
         assert!(text.contains("invalid type, expected") && !text.contains("hunter2"), "{text}");
+        let (_, text) = refused(br#"{"email":"a","kind":"hunter2, expected x"}"#);
+        assert!(text.contains("unknown variant, expected") && !text.contains("hunter2"), "{text}");
     }
 
     #[test]

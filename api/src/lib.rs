@@ -1,5 +1,8 @@
 //! auth-api: the REST service in front of the auth_sessions extension. HTTP, password hashing and token encoding; every
 //! decision is made in the database.
+//!
+//! A library only so that `tests/fuzz` can reach the parsers; every module is private, so that the compiler goes on finding
+//! what nobody uses.
 
 mod access_token;
 mod adopted_token;
@@ -18,6 +21,8 @@ mod doctor;
 mod error;
 mod field;
 mod form;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod json;
 mod keys;
 mod limits;
@@ -167,10 +172,10 @@ fn init_log(LogConfig { format, filter }: LogConfig) -> Result<(), String> {
     Ok(())
 }
 
-async fn run(config: Config) -> Result<(), String> {
-    device::prepare();
+/// What every request may need, of the settings; connects to nothing yet.
+fn assemble(config: Config) -> Result<App, String> {
     let hashing = config.passwords;
-    let app = Arc::new(App {
+    Ok(App {
         db: db::Db::new(config.database)?,
         token_keys: config.token_keys,
         adopted_tokens: config.adopted_tokens,
@@ -187,8 +192,14 @@ async fn run(config: Config) -> Result<(), String> {
         limits: Limits::new(config.limits),
         proxies: config.proxies,
         readiness: Default::default(),
-    });
-    upkeep::start(app.clone(), config.maintenance_interval).await?;
+    })
+}
+
+async fn run(mut config: Config) -> Result<(), String> {
+    device::prepare();
+    let (listen, maintenance_interval, mailer) = (config.listen, config.maintenance_interval, config.mailer.take());
+    let app = Arc::new(assemble(config)?);
+    upkeep::start(app.clone(), maintenance_interval).await?;
 
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
@@ -198,13 +209,13 @@ async fn run(config: Config) -> Result<(), String> {
             _ = interrupt.recv() => {}
         }
     };
-    let listener = TcpListener::bind(config.listen)
+    let listener = TcpListener::bind(listen)
         .await
-        .map_err(|error| format!("cannot listen on {}: {error}. Set AUTH_LISTEN to another address.", config.listen))?;
+        .map_err(|error| format!("cannot listen on {listen}: {error}. Set AUTH_LISTEN to another address."))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     // The only line on standard output: whoever starts the service waits for it.
     println!("listening on http://{address}");
-    let mailer = config.mailer.map(Mailer::start);
+    let mailer = mailer.map(Mailer::start);
     if mailer.is_none() {
         tracing::warn!("no mail is sent by this process: MAILER_DATABASE_URL is not set");
     }

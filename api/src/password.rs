@@ -8,7 +8,7 @@
 //! full is told so at once, instead of piling up.
 
 mod foreign;
-mod scheme;
+pub mod scheme;
 
 use std::sync::Arc;
 

@@ -94,7 +94,8 @@ impl Mapping {
         Self::parse(&text).map_err(|why| format!("{}: {why}", file.display()))
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    /// Reads its text; an error is a sentence for the operator.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let mapping: Self = toml::from_str(text).map_err(|error| error.to_string())?;
         if mapping.sessions.rotated_from.is_some() && mapping.sessions.replaced_by.is_some() {
             return Err("name rotated_from (the row before) or replaced_by (the row after), not both.".into());

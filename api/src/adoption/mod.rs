@@ -5,7 +5,7 @@
 //! notes how far it came, so that whatever interrupts it, the same command goes on. A trial is the same work in one
 //! transaction that is rolled back.
 
-mod mapping;
+pub mod mapping;
 mod progress;
 mod rollback;
 

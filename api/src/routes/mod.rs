@@ -17,7 +17,7 @@ pub mod logout;
 pub mod members;
 pub mod metadata;
 pub mod organizations;
-mod paging;
+pub mod paging;
 pub mod password;
 pub mod personal_access_tokens;
 pub mod refresh;
