@@ -197,7 +197,8 @@ fn assemble(config: Config) -> Result<App, String> {
 
 async fn run(mut config: Config) -> Result<(), String> {
     device::prepare();
-    let (listen, maintenance_interval, mailer) = (config.listen, config.maintenance_interval, config.mailer.take());
+    let (listen, clients, mailer) = (config.listen, config.clients.clone(), config.mailer.take());
+    let maintenance_interval = config.maintenance_interval;
     let app = Arc::new(assemble(config)?);
     upkeep::start(app.clone(), maintenance_interval).await?;
 
@@ -219,8 +220,7 @@ async fn run(mut config: Config) -> Result<(), String> {
     if mailer.is_none() {
         tracing::warn!("no mail is sent by this process: MAILER_DATABASE_URL is not set");
     }
-    let served =
-        server::serve(listener, app::endpoint(app), config.clients, stop).await.map_err(|error| error.to_string());
+    let served = server::serve(listener, app::endpoint(app), clients, stop).await.map_err(|error| error.to_string());
     // After the last request, which may have queued a mail.
     if let Some(mailer) = mailer {
         mailer.stop().await;
