@@ -13,7 +13,7 @@ pub mod scheme;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use zeroize::Zeroizing;
 
 pub use self::foreign::ForeignHash;
@@ -134,11 +134,32 @@ impl Passwords {
             }
             output
         };
-        tokio::task::spawn_blocking(work).await.map_err(internal)?.map_err(|why| {
+        in_the_background(work).await.map_err(internal)?.map_err(|why| {
             tracing::error!(%why, "hashing a password failed");
             Code::InternalError.into()
         })
     }
+}
+
+/// How far hashing stands back: it gets a third of a processor that somebody else wants too (see setpriority(2)).
+const NICENESS: i32 = 5;
+
+/// Runs it on a thread of its own that stands back for whatever else wants the processor: hashes keep every core busy for
+/// a tenth of a second each, and a refresh, which needs one for a fraction of a millisecond, must not queue behind them.
+/// Not one of the runtime's threads, because without privileges a priority goes only down.
+async fn in_the_background<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, oneshot::error::RecvError> {
+    let (done, answer) = oneshot::channel();
+    let work = move || {
+        // On Linux this is of the calling thread. Where it cannot be, hashing has the priority of the rest.
+        let _ = rustix::process::setpriority_process(None, NICENESS);
+        // Nobody waits any more: the work was done, and is forgotten.
+        let _ = done.send(work());
+    };
+    // No thread to be had: the sender is dropped with the work, and the receiver says so.
+    let _ = std::thread::Builder::new().name("password".into()).spawn(work);
+    answer.await
 }
 
 #[cfg(test)]
@@ -150,6 +171,14 @@ mod tests {
 
     fn passwords(concurrency: usize, queue: usize) -> Passwords {
         Passwords::new(CHEAP, Peppers::parse("PASSWORD_PEPPERS", PEPPER).unwrap(), concurrency, queue)
+    }
+
+    #[tokio::test]
+    async fn hashing_stands_back_and_nothing_else_does() {
+        let own = || rustix::process::getpriority_process(None).unwrap();
+        let before = own();
+        assert_eq!(in_the_background(own).await.unwrap(), before.max(NICENESS));
+        assert_eq!(own(), before);
     }
 
     #[tokio::test]
