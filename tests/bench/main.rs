@@ -36,7 +36,7 @@ struct Options {
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Refreshes of every session before growth is looked at.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 5)]
     passes: usize,
     /// HTTP clients that work at once.
     #[arg(long, default_value_t = 16)]
