@@ -24,7 +24,7 @@ impl TestDb {
         Self::from_template("template1").await
     }
 
-    async fn from_template(template: &str) -> Self {
+    pub(crate) async fn from_template(template: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let cluster = Cluster::shared();
         let name = format!("test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));

@@ -34,6 +34,8 @@
 //! | [`tokens`] | secrets, proofs and verifiers, and sessions opened and rotated in SQL |
 //! | [`adopted`] | sessions of a system that was taken over |
 //! | [`adoption`] | databases of another system, and the commands that take them over and give them back |
+//! | [`schedules`] | model checking of races: every order in which a few transactions can go on |
+//! | [`sql_fuzz`] | an attacker with thousands of statements, and what they must not bring about |
 //! | [`tenants`] | organizations with their people, and statements in somebody's name |
 //! | [`server`] | [`Server`]: the service as a process |
 //! | [`http`] | [`Api`]: a client of it |
@@ -61,8 +63,10 @@ pub mod oidc;
 pub mod past;
 pub mod pooler;
 pub mod releases;
+pub mod schedules;
 pub mod server;
 pub mod sql;
+pub mod sql_fuzz;
 pub mod tenants;
 pub mod tokens;
 pub mod wire;

@@ -69,7 +69,7 @@ impl Token {
 }
 
 /// `auth.session_outcome`, but for `retry_after`, which is in seconds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[allow(missing_docs)] // the columns, under their names
 pub struct Outcome {
     pub outcome: String,
