@@ -10,7 +10,7 @@ use auth_sessions_tests::sql_fuzz::World;
 /// In each copy of the world.
 const BATCH: usize = 250;
 /// In `make test`.
-const STATEMENTS: usize = 3000;
+const STATEMENTS: usize = 2000;
 
 fn from_environment(name: &str) -> Option<u64> {
     env::var(name).ok().map(|number| number.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
@@ -32,10 +32,10 @@ async fn thousands_of_statements_tell_and_change_nothing_of_others() {
     let mut codes = BTreeMap::<String, usize>::new();
     while goes_on(done) {
         let batch = seed + (done / BATCH) as u64;
-        let report = match world.attack(batch, BATCH, false).await {
+        let report = match world.attack(batch, BATCH, false, "").await {
             Ok(report) => report,
             // Once more with a look after each statement, which says which one it was.
-            Err(what) => match world.attack(batch, BATCH, true).await {
+            Err(what) => match world.attack(batch, BATCH, true, "").await {
                 Err(which) => panic!("{which}"),
                 Ok(_) => panic!("{what}"),
             },
@@ -48,4 +48,29 @@ async fn thousands_of_statements_tell_and_change_nothing_of_others() {
     }
     println!("{done} statements, {compared} compared with a world without the others: {codes:?}");
     assert!(codes["00000"] * 5 > done, "too few were answered at all: {codes:?}");
+}
+
+#[tokio::test]
+async fn what_is_broken_on_purpose_is_found() {
+    let seed = from_environment("SQL_FUZZ_SEED").unwrap_or(1);
+    let world = World::create().await;
+    for broken in [
+        // A policy that lets everybody read, a view that asks for nobody's rights, a function of the house that is granted,
+        // one that asks for no proof, a verifier that can be read.
+        "alter policy own_rows on auth.sessions using (true)",
+        "alter view auth.security_events set (security_invoker = off); alter view auth.security_events owner to postgres",
+        "grant execute on function auth.revoke_live_sessions to auth_api; alter function auth.revoke_live_sessions security definer",
+        "grant select (token_verifier) on auth.sessions to auth_api; alter policy own_rows on auth.sessions using (true)",
+    ] {
+        let mut found = None;
+        for batch in 0..8 {
+            found = world.attack(seed + batch, 500, false, broken).await.err();
+            if found.is_some() {
+                break;
+            }
+        }
+        let found = found.unwrap_or_else(|| panic!("not found: {broken}"));
+        let (how, what) = found.split_at(found.floor_char_boundary(found.len().saturating_sub(300)));
+        println!("{broken}:\n{}\n…{what}", how.chars().take(500).collect::<String>());
+    }
 }

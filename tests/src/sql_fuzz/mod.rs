@@ -120,12 +120,16 @@ const IDENTITIES: [&str; 3] = ["nobody", "Bob's session", "Bob's personal access
 
 impl World {
     /// Makes up so many statements and runs them in a copy of this world. What is wrong, with the statements that led
-    /// there; `every` checks the rows after each statement, to say which one it was.
-    pub async fn attack(&self, seed: u64, statements: usize, every: bool) -> Result<Report, String> {
+    /// there; `every` checks the rows after each statement, to say which one it was. `broken` is what a superuser does to
+    /// the copy first, for proving that it would be found.
+    pub async fn attack(&self, seed: u64, statements: usize, every: bool, broken: &str) -> Result<Report, String> {
         let copy = self.db.copy().await;
         let without = self.db.copy().await;
         let (admin, nobody_else) = (copy.superuser().await, without.superuser().await);
         self.remove_the_others(&nobody_else).await;
+        for database in [&admin, &nobody_else] {
+            database.batch_execute(broken).await.expect("what is broken on purpose");
+        }
         let mut attacker = Attacker::connect(&copy.url("auth_service")).await;
         let mut elsewhere = Attacker::connect(&without.url("auth_service")).await;
         let before = self.rows(&admin).await;
