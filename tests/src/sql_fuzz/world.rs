@@ -180,8 +180,9 @@ impl World {
             }
         }
         let told: BTreeSet<&String> = self.know.uuids.iter().chain(&self.know.texts).chain(&self.know.bytes).collect();
-        // Short ones are words (a role, a severity) that say nothing.
-        let untold = |said: &String| said.len() >= 20 && !own.contains(said) && !told.contains(said);
+        // Words (a role, an action) say nothing: they stand in the definitions of the views, too.
+        let is_word = |said: &str| said.len() < 20 || said.chars().all(|c| c.is_ascii_alphabetic() || c == '_');
+        let untold = |said: &String| !is_word(said) && !own.contains(said) && !told.contains(said);
         others.into_iter().filter(untold).collect()
     }
 
