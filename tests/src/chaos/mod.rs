@@ -133,12 +133,12 @@ pub async fn run(options: Options, mut progress: impl FnMut(String)) -> Report {
     let left_out = Disaster::ALL.into_iter().filter(|disaster| !world.has(*disaster)).collect();
     let mut report = Report { left_out, ..Report::default() };
     let end = Instant::now() + options.time;
-    // Each once, in a random order, and again, so that a short run has seen them all.
+    // Each once, in a random order, however long that takes, so that a short run has seen them all; and again.
     'time: loop {
         let mut order: Vec<_> = Disaster::ALL.into_iter().filter(|disaster| world.has(*disaster)).collect();
         world.random.shuffle(&mut order);
         for disaster in order {
-            if Instant::now() >= end {
+            if Instant::now() >= end && report.disasters.contains_key(&disaster) {
                 break 'time;
             }
             progress(format!("{disaster:?}"));
