@@ -177,7 +177,7 @@ impl Drop for Place {
 /// service could not reach its database either.
 fn raise_file_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, ..limit.clone() };
+    let raised = Rlimit { current: limit.maximum, ..limit };
     let current = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
     current.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX)
 }
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn the_limit_of_open_files_is_raised_as_far_as_it_goes() {
         let before = getrlimit(Resource::Nofile);
-        let few = Rlimit { current: Some(300), ..before.clone() };
+        let few = Rlimit { current: Some(300), ..before };
         setrlimit(Resource::Nofile, few).unwrap();
         let raised = raise_file_limit();
         assert_eq!(getrlimit(Resource::Nofile).current, before.maximum);

@@ -35,12 +35,10 @@ fn close_component(registry: &mut Registry, name: &str) {
     if let [MetaSchemaRef::Inline(tag), MetaSchemaRef::Reference(object)] = &schema.all_of[..]
         && let Some(object) = registry.schemas.get(object)
     {
-        let join = |mut tag: MetaSchema| {
-            tag.required.extend(&object.required);
-            tag.properties.extend(object.properties.iter().cloned());
-            MetaSchema { description: object.description, rust_typename: schema.rust_typename, ..tag }
-        };
-        schema = join((**tag).clone());
+        let mut joined = (**tag).clone();
+        joined.required.extend(&object.required);
+        joined.properties.extend(object.properties.iter().cloned());
+        schema = MetaSchema { description: object.description, rust_typename: schema.rust_typename, ..joined };
     }
     if schema.ty == "object" && schema.one_of.is_empty() && schema.additional_properties.is_none() {
         let required = schema.required.clone();
