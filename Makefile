@@ -1,7 +1,7 @@
 # auth_sessions: the front door. Each target is a script in .make/, where its first lines say more.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-matrix test-package install package bench chaos fuzz audit release fmt lint clean
+.PHONY: help run test test-matrix test-package install package bench chaos failover fuzz audit release fmt lint clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ bench: ## the benchmarks, on a private cluster of their own
 
 chaos: ## let everything fail for minutes while clients refresh, and count who was logged out; ARGS="--seed 7 --seconds 60"
 	@.make/chaos $(ARGS)
+
+failover: ## databases die under load and others take over behind them; ARGS="--clients 64 --rounds 3"
+	@.make/failover $(ARGS)
 
 release: ## freeze this version and begin the next: NEXT=X.Y.Z
 	@NEXT="$(NEXT)" .make/release

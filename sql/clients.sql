@@ -191,7 +191,7 @@ declare
   t auth.personal_access_tokens;
   owner_id uuid;
   acts_for uuid;
-  recovery_max_gap int;
+  recovery record;
 begin
   select a.refusal, a.retry_after into outcome, retry_after
     from auth.authenticate_client(introspect_token.client_id, client_proof, ip, user_agent, correlation_id) a;
@@ -228,15 +228,14 @@ begin
     elsif s.id is not null then
       -- As a refresh would decide; but nothing is locked, nothing is changed, a replay is only inactive, and neither the
       -- device of who asks matters, nor how often the session was refreshed, nor whether tabs share its token.
-      select w.max_gap into recovery_max_gap from auth.recovery_windows w
-       where w.closes_at > clock order by w.opened_at desc limit 1;
+      recovery := auth.recovery_of(s, clock);
       select 'refresh_token' into token_use from auth.decide_rotation(
         s.generation, s.token_verifier, s.previous_token_verifier, false, s.idle_expires_at, s.expires_at, s.rotated_at,
-        coalesce(s.retry_window, auth.setting('retry_window')::interval),
+        recovery.retry_window,
         introspect_token.generation, presented_verifier,
         auth.equal_digests(introspect_token.ticket,
                            auth.make_ticket(s.lineage_key, introspect_token.generation, presented_verifier)),
-        clock, recovery_max_gap, false, false, s.refreshes_full_at, 0, interval '1 second') d
+        clock, recovery.max_gap, false, false, s.refreshes_full_at, 0, interval '1 second') d
        where d.decision in ('rotate', 'retry', 'fast_forward');
       -- When the one before the current one was made is not kept.
       issued_at := case when introspect_token.generation = s.generation then coalesce(s.rotated_at, s.created_at) end;

@@ -23,7 +23,7 @@ declare
   is_other_device boolean;
   presented_verifier bytea := sha256(token_proof);
   ticket_is_authentic boolean;
-  recovery_max_gap int;
+  recovery record;
   clock timestamptz;
   -- At the latest: it may have waited since, in a socket, for a connection, for a lock.
   shown_at timestamptz := least(received_at, statement_timestamp());
@@ -57,13 +57,12 @@ begin
   end if;
 
   clock := clock_timestamp();
-  select w.max_gap into recovery_max_gap from auth.recovery_windows w
-   where w.closes_at > clock order by w.opened_at desc limit 1;
+  recovery := auth.recovery_of(s, clock);
   is_other_device := coalesce(s.device_hash <> settle_rotation.device_hash, false);
   select d.decision, d.retry_after into decision, answer.retry_after from auth.decide_rotation(
     s.generation, s.token_verifier, s.previous_token_verifier, s.revoked_at is not null,
-    s.idle_expires_at, s.expires_at, s.rotated_at, coalesce(s.retry_window, auth.setting('retry_window')::interval),
-    settle_rotation.generation, presented_verifier, ticket_is_authentic, clock, recovery_max_gap,
+    s.idle_expires_at, s.expires_at, s.rotated_at, recovery.retry_window,
+    settle_rotation.generation, presented_verifier, ticket_is_authentic, clock, recovery.max_gap,
     s.is_shared, is_other_device and auth.setting('device_mismatch') = 'reject',
     s.refreshes_full_at, auth.setting('refresh_burst')::int, auth.setting('refresh_period')::interval,
     shown_at) d;
@@ -115,9 +114,10 @@ begin
                                   correlation_id, ip, user_agent, jsonb_build_object('generation', s.generation));
       end if;
     when 'fast_forward' then
-      -- The database lost commits and the token proves them: move to where the client is, then rotate as usual.
+      -- The database lost commits and the token proves them: move to where the client is, then rotate as usual. When the
+      -- client got that token is lost too; by another server's clock it may seem that a shared one is still fresh.
       update auth.sessions x
-         set generation = settle_rotation.generation, token_verifier = presented_verifier
+         set generation = settle_rotation.generation, token_verifier = presented_verifier, rotated_at = null
        where x.id = s.id;
       perform auth.record_event('session_fast_forwarded', 'warning', true, s.user_id, s.organization_id, s.id, s.family_id,
                                 correlation_id, ip, user_agent,
@@ -130,6 +130,25 @@ begin
 end
 $$;
 comment on function auth.settle_rotation is 'Internal. The slow path of rotate_session_token.';
+
+-- What an open recovery window means for a session. While nobody was answered no client could retry, so that the time in
+-- which it may stands still from then on: who had not got its answer then gets it whenever it comes back, as long as the
+-- window is open and nobody has used the successor.
+create function auth.recovery_of(s auth.sessions, clock timestamptz, out max_gap int, out retry_window interval)
+  language plpgsql stable parallel safe
+  as $$
+declare
+  stopped_at timestamptz;
+begin
+  select w.max_gap, w.stopped_at into max_gap, stopped_at from auth.recovery_windows w
+   where w.closes_at > clock order by w.opened_at desc limit 1;
+  retry_window := coalesce(s.retry_window, auth.setting('retry_window')::interval);
+  if s.rotated_at <= stopped_at and clock > stopped_at then
+    retry_window := retry_window + (clock - stopped_at);
+  end if;
+end
+$$;
+comment on function auth.recovery_of is 'Internal. The largest gap that the open recovery window allows, if there is one, and how long a session''s retries are answered.';
 
 -- A genuine token from another device than the one that logged in: a browser that was changed for another keeps its
 -- name, so this may be honest, and what it means is the operator's choice (auth_sessions.device_mismatch). With step_up
@@ -243,11 +262,17 @@ end
 $$;
 comment on function auth.handle_token_replay is 'Burns the family when the jti is genuine and of a generation below the current one: true, it was a replay. False, and nothing changes, for the current jti, an unknown one, or another family''s. Only for a jti that came with a REFRESH attempt: an older access token that is still valid is honest, and must not be reported here.';
 
-create function auth.open_recovery_window(duration interval, max_gap int) returns timestamptz
+-- When nobody was answered any more is the commit that a standby replayed last before it was promoted; or, where the server
+-- was started on what a crash or a backup left, the last rotation of before. That one looks through all sessions, once.
+create function auth.open_recovery_window(duration interval, max_gap int, stopped_at timestamptz default null)
+  returns timestamptz
   language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
   as $$
 declare
   closes timestamptz := clock_timestamp() + duration;
+  stopped timestamptz := coalesce(
+    open_recovery_window.stopped_at, pg_last_xact_replay_timestamp(),
+    (select max(s.rotated_at) from auth.sessions s where s.rotated_at < pg_postmaster_start_time()));
 begin
   perform auth.require_primary();
   if duration is null or max_gap is null then
@@ -259,11 +284,15 @@ begin
       using errcode = 'invalid_parameter_value',
             hint = 'max_gap is how many refreshes of one session may have been lost.';
   end if;
-  insert into auth.recovery_windows (opened_at, closes_at, max_gap, opened_by)
-  values (clock_timestamp(), closes, max_gap, auth.calling_role());
+  if stopped > clock_timestamp() then
+    raise exception 'stopped_at is in the future' using errcode = 'invalid_parameter_value',
+      hint = 'It is when the database stopped answering; leave it out when you do not know.';
+  end if;
+  insert into auth.recovery_windows (opened_at, closes_at, max_gap, opened_by, stopped_at)
+  values (clock_timestamp(), closes, max_gap, auth.calling_role(), stopped);
   perform auth.record_event('recovery_window_opened', 'critical', true,
-                            details => jsonb_build_object('closes_at', closes, 'max_gap', max_gap));
+                            details => jsonb_build_object('closes_at', closes, 'max_gap', max_gap, 'stopped_at', stopped));
   return closes;
 end
 $$;
-comment on function auth.open_recovery_window is 'After a failover or a restore: until the returned time, refresh tokens up to max_gap generations newer than the database are accepted, and a same-generation fork is refused without burning the family.';
+comment on function auth.open_recovery_window is 'After a failover or a restore: until the returned time, refresh tokens up to max_gap generations newer than the database are accepted, and a same-generation fork is refused without burning the family. Whoever could have retried when the database stopped answering (stopped_at; by default found out) still can.';

@@ -300,8 +300,10 @@ create table auth.recovery_windows (
   opened_at timestamptz primary key,
   closes_at timestamptz not null,
   max_gap int not null constraint recovery_windows_max_gap_check check (max_gap > 0),
-  opened_by text not null
+  opened_by text not null,
+  stopped_at timestamptz
 );
+comment on column auth.recovery_windows.stopped_at is 'When the database had stopped answering: until the window closes, who could retry then can.';
 comment on table auth.recovery_windows is 'When tokens newer than the database were, or are, accepted. Opened by auth.open_recovery_window.';
 
 -- A secret of this database, made at first use, not by this script: a dump must be able to bring its own.

@@ -1,9 +1,9 @@
 //! `auth_sessions.rotation_synchronous_commit = off`: the transaction of a plain rotation does not wait for the disk.
 //!
-//! Only a transaction that wrote that rotation and nothing else. What it wrote is known by the position of its last WAL
-//! record: it had none when the rotation began, and at its commit the last one is still the rotation's. So whatever is
+//! Only a transaction that wrote that rotation and nothing else: it had no transaction id yet when the rotation began (who
+//! writes what a commit must keep has one), and at its commit its last WAL record is still the rotation's. So whatever is
 //! put beside a rotation (a caller's own rows, a security event, a second rotation, a deferred trigger) makes the whole
-//! transaction commit as it always did.
+//! transaction commit as it always did; and so does, rarely, a page that was tidied up after it.
 
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -23,9 +23,10 @@ fn last_record_end() -> pg_sys::XLogRecPtr {
     unsafe { pg_sys::XactLastRecEnd }
 }
 
-/// Whether this transaction has written anything yet.
+/// Whether this transaction has written nothing yet that its commit must keep.
 pub fn nothing_is_written() -> bool {
-    last_record_end() == 0
+    // SAFETY: no arguments, no preconditions.
+    unsafe { pg_sys::GetTopTransactionIdIfAny() == pg_sys::InvalidTransactionId }
 }
 
 /// The rotation that was just made is the first that this transaction wrote; if it stays the last, its commit need not

@@ -23,6 +23,7 @@ mod doctor;
 mod dump_restore;
 mod durability;
 mod email;
+mod failover;
 mod federation;
 mod federation_http;
 mod federation_races;

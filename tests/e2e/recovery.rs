@@ -2,7 +2,7 @@
 //! forks. Made here as they come about: a rotation whose answer is kept and whose transaction is rolled back.
 
 use auth_sessions_tests::TestDb;
-use auth_sessions_tests::sql::{audit_trail, refusal, revoked_reason, run, session_row, value};
+use auth_sessions_tests::sql::{audit_trail, let_time_pass, refusal, revoked_reason, run, session_row, value};
 use auth_sessions_tests::tokens::{Secret, Token, random_bytes, rotate, rotate_times, sign_up};
 use tokio_postgres::Client;
 
@@ -150,6 +150,7 @@ async fn only_an_operator_opens_a_window_and_it_is_audited() {
         ("'-1 hour', 10", "22023"),
         ("'8 days', 10", "22023"),
         ("'1 hour', 0", "22023"),
+        ("'1 hour', 1, now() + interval '1 minute'", "22023"),
     ] {
         let call = format!("select auth.open_recovery_window({arguments})");
         let refused = refusal(operator.execute(&call, &[]).await);
@@ -167,4 +168,60 @@ async fn only_an_operator_opens_a_window_and_it_is_audited() {
     )
     .await;
     assert_eq!(event, "auth_operator: critical 7");
+}
+
+/// A shared token is not made new while it is fresh; by the clock of the server that is left, one that the other server
+/// made may seem so.
+#[tokio::test]
+async fn a_shared_session_goes_on_too_whatever_the_other_servers_clock_said() {
+    let db = TestDb::create().await;
+    let (service, admin) = (db.connect_as("auth_service").await, db.superuser().await);
+    let kept = rotate_times(&service, sign_up(&service, "ada@example.org").await, 1).await.pop().unwrap();
+    run(&admin, "update auth.sessions set is_shared = true", &[]).await;
+    admin.batch_execute("begin").await.unwrap();
+    let_time_pass(&admin, kept.session_id, "5 minutes").await;
+    let newer = rotate(&admin, &kept).await.token();
+    admin.batch_execute("rollback").await.unwrap();
+    open_window(&db, 10).await;
+
+    let rotated = rotate(&service, &newer).await;
+    assert_eq!((rotated.outcome.as_str(), rotated.generation), ("rotated", Some(3)));
+    assert_eq!(rotate(&service, &newer).await.token, rotated.token);
+}
+
+/// Who had not got its answer when everything stopped gets it whenever it comes back, inside the window; who could not
+/// retry any more then cannot now.
+#[tokio::test]
+async fn an_outage_stops_the_time_in_which_a_client_may_retry() {
+    let db = TestDb::create().await;
+    let (service, admin) = (db.connect_as("auth_service").await, db.superuser().await);
+    let operator = db.connect_as("auth_operator").await;
+    // Rotated 59 and 61 seconds before everything stopped, which is an hour ago.
+    for (email, before, window, outcome) in [
+        ("ada@example.org", "59 seconds", true, "retried"),
+        ("bob@example.org", "61 seconds", true, "replayed"),
+        ("cy@example.org", "59 seconds", false, "replayed"),
+    ] {
+        let tokens = rotate_times(&service, sign_up(&service, email).await, 1).await;
+        let_time_pass(&admin, tokens[0].session_id, "1 hour").await;
+        let_time_pass(&admin, tokens[0].session_id, before).await;
+        run(&admin, "delete from auth.recovery_windows", &[]).await;
+        if window {
+            let open = "select auth.open_recovery_window('1 hour', 1, now() - interval '1 hour')";
+            run(&operator, open, &[]).await;
+        }
+        let retried = rotate(&service, &tokens[0]).await;
+        assert_eq!(retried.outcome, outcome, "{email}");
+        if outcome == "retried" {
+            assert_eq!(retried.token().secret, tokens[1].secret, "the same successor");
+            // Used, it is no longer the one before.
+            assert_eq!(rotate(&service, &tokens[1]).await.outcome, "rotated");
+            assert_eq!(rotate(&service, &tokens[0]).await.outcome, "replayed");
+        }
+    }
+    // What is rotated after the window was opened has the usual time.
+    let tokens = rotate_times(&service, sign_up(&service, "dee@example.org").await, 1).await;
+    run(&operator, "select auth.open_recovery_window('1 hour', 1, now() - interval '1 hour')", &[]).await;
+    let_time_pass(&admin, tokens[0].session_id, "61 seconds").await;
+    assert_eq!(rotate(&service, &tokens[0]).await.outcome, "replayed");
 }

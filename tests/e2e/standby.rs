@@ -1,18 +1,12 @@
 //! A hot standby that follows its primary: verifying and watching work there, and whatever writes says where to go.
 
+use auth_sessions_tests::failover::catch_up;
 use auth_sessions_tests::http::PASSWORD;
 use auth_sessions_tests::sql::{refusal, run, value, values};
 use auth_sessions_tests::tokens::{random_bytes, sha256, try_sign_up};
 use auth_sessions_tests::{OwnCluster, Server, eventually};
 use serde_json::json;
 use tokio_postgres::Client;
-
-/// Waits until the standby has replayed what the primary has committed.
-async fn catch_up(primary: &Client, standby: &Client) {
-    let written: String = value(primary, "select pg_current_wal_flush_lsn()::text", &[]).await;
-    let replayed = "select coalesce(pg_last_wal_replay_lsn() >= $1::text::pg_lsn, false)";
-    eventually("the standby has caught up", async || value(standby, replayed, &[&written]).await).await;
-}
 
 #[tokio::test]
 async fn a_standby_verifies_and_watches_and_sends_writers_to_the_primary() {

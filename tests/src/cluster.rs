@@ -167,6 +167,36 @@ impl OwnCluster {
         own
     }
 
+    /// Makes one from a base backup of another cluster, and does not start it.
+    pub fn backup_of(primary: &Self) -> Self {
+        let own = Self::unmade();
+        own.script("backup", &[primary.cluster.dir.to_str().expect("a path")]);
+        own
+    }
+
+    /// Lets a login in nowhere, from the next start on or from when [`Self::is_shut_out`] says so.
+    pub fn shut_out(&self, login: &str) {
+        let rules = read(&self.access_rules());
+        fs::write(self.access_rules(), format!("{}{rules}", shut_out_rule(login))).expect("pg_hba.conf");
+    }
+
+    /// Makes a running server read its access rules, and says whether they keep the login out already.
+    pub async fn is_shut_out(&self, login: &str) -> bool {
+        self.connect("postgres", "postgres").await.batch_execute("select pg_reload_conf()").await.expect("a reload");
+        connect(&self.url(login, "postgres")).await.is_err()
+    }
+
+    /// Lets a login in again that was shut out.
+    pub async fn let_in(&self, login: &str) {
+        let rules = read(&self.access_rules()).replace(&shut_out_rule(login), "");
+        fs::write(self.access_rules(), rules).expect("pg_hba.conf");
+        crate::eventually("it is let in", async || !self.is_shut_out(login).await).await;
+    }
+
+    fn access_rules(&self) -> PathBuf {
+        self.cluster.dir.join("data/pg_hba.conf")
+    }
+
     /// Sets a configuration parameter of the whole server, which takes note at once.
     pub async fn set(&self, parameter: &str, value: &str) {
         let admin = self.connect("postgres", "postgres").await;
@@ -270,6 +300,11 @@ impl Drop for OwnCluster {
     fn drop(&mut self) {
         self.script("destroy", &[]);
     }
+}
+
+/// The first line that fits decides.
+fn shut_out_rule(login: &str) -> String {
+    format!("host all {login} all reject\n")
 }
 
 fn children(parent: i32) -> Vec<i32> {

@@ -31,6 +31,7 @@
 //! | [`sql`] | one value, an error's SQLSTATE, the audit trail, time that passes |
 //! | [`exporter`] | the PostgreSQL exporter of Prometheus |
 //! | [`audit_log`] | months of the audit log that are long over |
+//! | [`failover`] | databases that die under load, and others that take over behind them |
 //! | [`tokens`] | secrets, proofs and verifiers, and sessions opened and rotated in SQL |
 //! | [`adopted`] | sessions of a system that was taken over |
 //! | [`adoption`] | databases of another system, and the commands that take them over and give them back |
@@ -57,6 +58,7 @@ pub mod chaos;
 pub mod cluster;
 pub mod db;
 pub mod exporter;
+pub mod failover;
 pub mod http;
 pub mod mail;
 pub mod oidc;

@@ -39,3 +39,7 @@ drop function auth.settle_rotation(uuid, int, bytea, bytea, inet, text, bytea, t
 drop function auth.decide_rotation(
   int, bytea, bytea, boolean, timestamptz, timestamptz, timestamptz, interval, int, bytea, boolean, timestamptz, int,
   boolean, boolean, timestamptz, int, interval);
+
+-- Recovery windows say since when nobody was answered.
+alter table auth.recovery_windows add column stopped_at timestamptz;
+drop function auth.open_recovery_window(interval, int);
