@@ -110,7 +110,7 @@ pub async fn run(options: Options) -> Report {
     drop(held);
 
     // Nobody is let in before all is ready: otherwise the service is faster than the operator.
-    let left = left.unwrap_or_else(|| old);
+    let left = left.unwrap_or(old);
     left.shut_out("auth_service");
     match options.loss {
         Loss::Standby => {
