@@ -284,7 +284,8 @@ begin
       using errcode = 'invalid_parameter_value',
             hint = 'max_gap is how many refreshes of one session may have been lost.';
   end if;
-  if stopped > clock_timestamp() then
+  -- What was found out may be: by the clock of a primary that went fast.
+  if open_recovery_window.stopped_at > clock_timestamp() then
     raise exception 'stopped_at is in the future' using errcode = 'invalid_parameter_value',
       hint = 'It is when the database stopped answering; leave it out when you do not know.';
   end if;
