@@ -107,7 +107,7 @@ async fn main() {
         println!("{}", scale::cleaning(&db, &options, &mut budgets).await);
     }
     if options.has(Part::Sizes) {
-        println!("{}", scale::sizes(&options, &mut budgets).await);
+        println!("{}", scale::sizes(&db, &options, &mut budgets).await);
     }
     println!("{budgets}");
 }
