@@ -10,8 +10,8 @@ comment on function auth.count_maintenance is 'Internal. A call of auth.run_main
 
 create function auth.read_session_statistics(
   out is_counting boolean, out note text, out stats_reset timestamptz,
-  out rotated bigint, out retried bigint, out retained bigint, out replayed bigint, out revoked bigint, out expired bigint,
-  out unknown bigint, out ahead bigint, out limited bigint, out device_mismatch bigint, out rotation_time float8,
+  out rotated bigint, out retried bigint, out retained bigint, out replayed bigint, out overtaken bigint, out revoked bigint,
+  out expired bigint, out unknown bigint, out ahead bigint, out limited bigint, out device_mismatch bigint, out rotation_time float8,
   out cleaned bigint, out maintenance_runs bigint, out maintenance_failures bigint, out maintenance_time float8,
   out last_maintenance_at timestamptz, out last_failure_at timestamptz, out last_failure text
 ) returns setof record
@@ -24,8 +24,8 @@ comment on function auth.reset_session_statistics is 'Sets the counters of auth.
 
 create view auth.session_statistics with (security_invoker = true) as
   select s.is_counting, s.note, s.stats_reset,
-         s.rotated, s.retried, s.retained, s.replayed, s.revoked, s.expired, s.unknown, s.ahead, s.limited, s.device_mismatch,
-         s.rotation_time, s.cleaned, s.maintenance_runs, s.maintenance_failures, s.maintenance_time,
+         s.rotated, s.retried, s.retained, s.replayed, s.overtaken, s.revoked, s.expired, s.unknown, s.ahead,
+         s.limited, s.device_mismatch, s.rotation_time, s.cleaned, s.maintenance_runs, s.maintenance_failures, s.maintenance_time,
          s.last_maintenance_at, s.last_failure_at, s.last_failure
     from auth.read_session_statistics() s;
 comment on view auth.session_statistics is 'One row: how auth.rotate_session_token answered in this database since stats_reset (a restart of the server, or auth.reset_session_statistics()), and what maintenance did. Counted in shared memory, so only with auth_sessions in shared_preload_libraries; without it, is_counting is false, note says so, and the rest is null.';

@@ -14,11 +14,12 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
 /// The outcomes of a rotation, in the order in which they are shown.
-const OUTCOMES: [&str; 10] = [
+const OUTCOMES: [&str; 11] = [
     "rotated",
     "retried",
     "retained",
     "replayed",
+    "overtaken",
     "revoked",
     "expired",
     "unknown",
@@ -189,6 +190,7 @@ fn read_session_statistics() -> TableIterator<
         name!(retried, Option<i64>),
         name!(retained, Option<i64>),
         name!(replayed, Option<i64>),
+        name!(overtaken, Option<i64>),
         name!(revoked, Option<i64>),
         name!(expired, Option<i64>),
         name!(unknown, Option<i64>),
@@ -235,6 +237,7 @@ fn read_session_statistics() -> TableIterator<
         outcome(7),
         outcome(8),
         outcome(9),
+        outcome(10),
         own.map(|own| milliseconds(Duration::from_nanos(own.rotation_nanoseconds.load(Relaxed)))),
         number(&|own| &own.cleaned),
         number(&|own| &own.maintenance_runs),

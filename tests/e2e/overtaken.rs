@@ -6,23 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use auth_sessions_tests::chaos::proxy::Proxy;
 use auth_sessions_tests::sql::value;
-use auth_sessions_tests::tokens::{Outcome, Token, random_bytes, rotate, rotate_times, sign_up};
+use auth_sessions_tests::tokens::{Outcome, Token, random_bytes, rotate, rotate_received_at, rotate_times, sign_up};
 use auth_sessions_tests::{Api, Server, TestDb, eventually};
 use tokio_postgres::Client;
-
-/// Presents a token that the service has had in hand since then.
-async fn rotate_received_at(service: &Client, token: &Token, received_at: Option<SystemTime>) -> String {
-    let nonce = random_bytes(16);
-    let proof = token.secret.proof();
-    let next_verifier = token.successor_secret(&nonce, token.generation + 1).verifier();
-    let statement = "select outcome from auth.rotate_session_token($1, $2, $3, $4, $5, $6, received_at => $7)";
-    value(
-        service,
-        statement,
-        &[&token.session_id, &token.generation, &token.ticket, &proof, &next_verifier, &nonce, &received_at],
-    )
-    .await
-}
 
 async fn clock(client: &Client) -> SystemTime {
     value(client, "select clock_timestamp()", &[]).await

@@ -1,7 +1,7 @@
 //! `auth.session_statistics`: counted in shared memory when the library is preloaded; otherwise the view says so.
 
 use auth_sessions_tests::sql::{fill_with_dead_sessions, let_time_pass, run, sqlstate, value};
-use auth_sessions_tests::tokens::{PASSWORD, Secret, Token, log_in, rotate, sign_up};
+use auth_sessions_tests::tokens::{PASSWORD, Secret, Token, log_in, rotate, rotate_received_at, sign_up};
 use auth_sessions_tests::{OwnCluster, TestDb};
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -10,8 +10,8 @@ use uuid::Uuid;
 async fn counted(client: &Client) -> String {
     let outcomes = "select string_agg(key || ' ' || value, ', ' order by key)
                       from auth.session_statistics s, jsonb_each_text(to_jsonb(s))
-                     where value <> '0' and key in ('rotated', 'retried', 'retained', 'replayed', 'revoked', 'expired',
-                           'unknown', 'ahead', 'limited', 'device_mismatch', 'cleaned', 'maintenance_failures')";
+                     where value <> '0' and key in ('rotated', 'retried', 'retained', 'replayed', 'overtaken', 'revoked',
+                           'expired', 'unknown', 'ahead', 'limited', 'device_mismatch', 'cleaned', 'maintenance_failures')";
     value::<Option<String>>(client, outcomes, &[]).await.unwrap_or_default()
 }
 
@@ -22,7 +22,9 @@ async fn live(service: &Client, admin: &Client) {
     for _ in 0..2 {
         assert_eq!(rotate(service, &first).await.outcome, "retried");
     }
+    let before = value(service, "select clock_timestamp()", &[]).await;
     assert_eq!(rotate(service, &second).await.outcome, "rotated");
+    assert_eq!(rotate_received_at(service, &first, before).await, "overtaken");
     assert_eq!(rotate(service, &first).await.outcome, "replayed");
     assert_eq!(rotate(service, &second).await.outcome, "revoked");
     let old = log_in(service, "ada@example.org", PASSWORD).await.token();
@@ -32,7 +34,7 @@ async fn live(service: &Client, admin: &Client) {
     assert_eq!(rotate(service, &made_up).await.outcome, "unknown");
 }
 
-const LIVED: &str = "expired 1, replayed 1, retried 2, revoked 1, rotated 2, unknown 1";
+const LIVED: &str = "expired 1, overtaken 1, replayed 1, retried 2, revoked 1, rotated 2, unknown 1";
 
 #[tokio::test]
 async fn each_outcome_is_counted_by_database_until_a_reset_or_a_restart() {

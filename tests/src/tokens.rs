@@ -10,6 +10,8 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Row};
 use uuid::Uuid;
 
+use crate::sql::value;
+
 /// `count` random bytes.
 pub fn random_bytes(count: usize) -> Vec<u8> {
     let mut bytes = vec![0; count];
@@ -225,6 +227,20 @@ pub async fn try_rotate(service: &Client, token: &Token) -> Result<Outcome, Erro
         }
         _ => Ok(outcome),
     }
+}
+
+/// Presents a token that the service has had in hand since then; says the outcome.
+pub async fn rotate_received_at(service: &Client, token: &Token, received_at: Option<SystemTime>) -> String {
+    let nonce = random_bytes(16);
+    let proof = token.secret.proof();
+    let next_verifier = token.successor_secret(&nonce, token.generation + 1).verifier();
+    let statement = "select outcome from auth.rotate_session_token($1, $2, $3, $4, $5, $6, received_at => $7)";
+    value(
+        service,
+        statement,
+        &[&token.session_id, &token.generation, &token.ticket, &proof, &next_verifier, &nonce, &received_at],
+    )
+    .await
 }
 
 /// Rotates `count` times and returns every token on the way, the presented one first.
