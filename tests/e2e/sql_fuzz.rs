@@ -12,6 +12,9 @@ const BATCH: usize = 250;
 /// In `make test`.
 const STATEMENTS: usize = 2000;
 
+/// How it is said that something was read.
+const TOLD: &[&str] = &["told ", "answered otherwise without the others"];
+
 fn from_environment(name: &str) -> Option<u64> {
     env::var(name).ok().map(|number| number.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
 }
@@ -54,20 +57,39 @@ async fn thousands_of_statements_tell_and_change_nothing_of_others() {
 async fn what_is_broken_on_purpose_is_found() {
     let seed = from_environment("SQL_FUZZ_SEED").unwrap_or(1);
     let world = World::create().await;
-    for broken in [
+    // What is broken, and what says so.
+    let breaks: [(&str, &[&str]); 4] = [
         // A policy that lets everybody read; a view that asks for its owner's rights.
-        "alter policy own_rows on auth.sessions using (true)",
-        "alter view auth.security_events set (security_invoker = off); alter view auth.security_events owner to postgres",
-    ] {
+        ("alter policy own_rows on auth.sessions using (true)", TOLD),
+        (
+            "alter view auth.security_events set (security_invoker = off);
+             alter view auth.security_events owner to postgres",
+            TOLD,
+        ),
+        // Everybody manages everybody: nothing more is told, but sessions of others can be ended.
+        (
+            "create or replace function auth.manages_user(organization_id uuid, user_id uuid) returns boolean
+               language sql as 'select true'",
+            &["sessions lost"],
+        ),
+        // Any ticket will do: whoever logs a session out is its user for the rest of the transaction.
+        (
+            "create or replace function auth.equal_digests(a bytea, b bytea) returns boolean language sql as 'select true'",
+            &["the attacker is now", "sessions lost"],
+        ),
+    ];
+    for (broken, signs) in breaks {
         let mut found = None;
         for batch in 0..8 {
-            found = world.attack(seed + batch, 500, false, broken).await.err();
+            found = world.attack(seed + batch, 500, true, broken).await.err();
             if found.is_some() {
+                println!("{broken}: in the {}. batch of 500", batch + 1);
                 break;
             }
         }
         let found = found.unwrap_or_else(|| panic!("not found: {broken}"));
         let (how, what) = found.split_at(found.floor_char_boundary(found.len().saturating_sub(300)));
-        println!("{broken}:\n{}\n…{what}", how.chars().take(500).collect::<String>());
+        println!("{}\n…{what}", how.chars().take(500).collect::<String>());
+        assert!(signs.iter().any(|sign| found.contains(sign)), "{broken}: found by something else: {found}");
     }
 }

@@ -6,6 +6,8 @@
 
 use fastrand::Rng;
 
+use super::calls::Person;
+
 /// A table, view, index or sequence and its columns (name, type).
 #[derive(Clone, Debug)]
 pub struct Relation {
@@ -15,13 +17,13 @@ pub struct Relation {
     pub columns: Vec<(String, String)>,
 }
 
-/// A function and the types of its arguments.
+/// A function and its arguments.
 #[derive(Clone, Debug)]
 pub struct Function {
     /// With its schema.
     pub name: String,
-    /// Of its arguments.
-    pub types: Vec<String>,
+    /// Name and type of each.
+    pub arguments: Vec<(String, String)>,
     /// How many of them may be left out.
     pub defaults: usize,
     /// Whether the service may call it.
@@ -41,13 +43,17 @@ pub struct Knowledge {
     pub texts: Vec<String>,
     /// Hexadecimal: one's own proofs and tickets, and what looks like another's.
     pub bytes: Vec<String>,
+    /// What is known of others.
+    pub victims: Vec<Person>,
+    /// What is known of oneself.
+    pub own: Vec<Person>,
     /// Roles that one is not in.
     pub roles: Vec<String>,
 }
 
 /// Makes statements.
 pub struct Grammar<'a> {
-    know: &'a Knowledge,
+    pub(super) know: &'a Knowledge,
     rng: Rng,
 }
 
@@ -57,11 +63,11 @@ impl<'a> Grammar<'a> {
         Self { know, rng: Rng::with_seed(seed) }
     }
 
-    fn pick<'b>(&mut self, from: &[&'b str]) -> &'b str {
+    pub(super) fn pick<'b>(&mut self, from: &[&'b str]) -> &'b str {
         from[self.rng.usize(..from.len())]
     }
 
-    fn chance(&mut self, percent: u8) -> bool {
+    pub(super) fn chance(&mut self, percent: u8) -> bool {
         self.rng.u8(..100) < percent
     }
 
@@ -82,7 +88,7 @@ impl<'a> Grammar<'a> {
     }
 
     /// A literal of a type, mostly one that means something.
-    fn literal(&mut self, of: &str) -> String {
+    pub(super) fn literal(&mut self, of: &str) -> String {
         if self.chance(4) {
             return format!("null::{of}");
         }
@@ -211,21 +217,6 @@ impl<'a> Grammar<'a> {
         }
     }
 
-    fn call(&mut self) -> String {
-        let functions = &self.know.functions;
-        let function = functions[self.rng.usize(..functions.len())].clone();
-        // Mostly what one is let into.
-        let function = if function.allowed || self.chance(30) {
-            function
-        } else {
-            functions[self.rng.usize(..functions.len())].clone()
-        };
-        let left_out = if function.defaults > 0 { self.rng.usize(..=function.defaults) } else { 0 };
-        let count = function.types.len() - left_out;
-        let arguments: Vec<String> = function.types[..count].iter().map(|of| self.literal(of)).collect();
-        format!("{}({})", function.name, arguments.join(", "))
-    }
-
     /// Anything.
     pub fn statement(&mut self) -> String {
         let relation = self.relation();
@@ -235,9 +226,13 @@ impl<'a> Grammar<'a> {
         let condition = self.condition(&relation);
         let role = self.know.roles[self.rng.usize(..self.know.roles.len())].clone();
         let (read, call, number) = (self.read(), self.call(), self.rng.u16(..));
+        // What one is let into does the most.
+        if self.chance(40) {
+            return format!("select * from {call}");
+        }
         match self.rng.u8(..50) {
-            0..9 => read,
-            9..19 => format!("select * from {call}"),
+            0..15 => read,
+            15..19 => format!("select {call}"),
             19 => format!("select ({call}).*"),
             20 => format!("select r.*, f from {name} r, lateral {call} f"),
             21 => format!("update {name} r set {column} = {value} where {condition} returning *"),

@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
+use super::calls::Person;
 use super::grammar::{Function, Knowledge, Relation};
 use crate::TestDb;
 use crate::sql::{run, values};
@@ -95,6 +96,18 @@ impl World {
         know.uuids.push("00000000-0000-4000-8000-000000000000".into());
         know.texts =
             values(&admin, "select email from auth.users union select slug from auth.organizations", &[]).await;
+        for person in people(&admin).await {
+            let is_own = person.get("user_id") == Some(&bob_id);
+            if is_own { know.own.push(person) } else { know.victims.push(person) }
+        }
+        // Two whose tickets stand in a log.
+        for (token, people) in [(&refreshed[1], &mut know.victims), (&bob.clone().token(), &mut know.own)] {
+            let session_id = token.session_id.to_string();
+            for person in people.iter_mut().filter(|person| person["session_id"] == session_id) {
+                person.insert("ticket".into(), format!("\\x{}", hexadecimal(&token.ticket)));
+                person.insert("generation".into(), token.generation.to_string());
+            }
+        }
         let words = [
             "auth_owner",
             "postgres",
@@ -118,7 +131,7 @@ impl World {
             bobs_token.0.clone(),
             bobs_token.1.clone(),
         ]
-        .map(|bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+        .map(|bytes| hexadecimal(&bytes))
         .to_vec();
         know.roles = [
             "auth_owner",
@@ -179,7 +192,9 @@ impl World {
                 };
             }
         }
-        let told: BTreeSet<&String> = self.know.uuids.iter().chain(&self.know.texts).chain(&self.know.bytes).collect();
+        let people = self.know.victims.iter().chain(&self.know.own).flat_map(|person| person.values());
+        let lists = self.know.uuids.iter().chain(&self.know.texts).chain(&self.know.bytes);
+        let told: BTreeSet<&String> = lists.chain(people).collect();
         // Words (a role, an action) say nothing: they stand in the definitions of the views, too.
         let is_word = |said: &str| said.len() < 20 || said.chars().all(|c| c.is_ascii_alphabetic() || c == '_');
         let untold = |said: &String| !is_word(said) && !own.contains(said) && !told.contains(said);
@@ -238,7 +253,15 @@ impl World {
                     .any(|action| new.contains(action)),
                     _ => false,
                 };
-                if !is_allowed && self.victims.iter().any(|victim| new.contains(victim)) {
+                // Someone new in Bob's organization, or invited to it: a member may not.
+                let shared = self.bob.organization_id.expect("an id").to_string();
+                let is_of_shared = new.contains(&shared)
+                    && match table.as_str() {
+                        "organization_invitations" => true,
+                        "organization_members" => !new.contains(&self.bob_id),
+                        _ => false,
+                    };
+                if is_of_shared || !is_allowed && self.victims.iter().any(|victim| new.contains(victim)) {
                     changes.push(format!("{table} has {new}"));
                 }
             }
@@ -249,6 +272,26 @@ impl World {
     fn bob_session(&self) -> String {
         self.bob.session_id.expect("an id").to_string()
     }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Of each session what a log or a colleague may have told: ids, addresses, names of organizations.
+async fn people(admin: &Client) -> Vec<Person> {
+    let people = "select s.id::text as session_id, u.id::text as user_id, u.email, o.id::text as organization_id, o.slug,
+                         (select t.id::text from auth.personal_access_tokens t where t.user_id = u.id limit 1) as token_id,
+                         (select i.id::text from auth.organization_invitations i where i.organization_id = o.id limit 1) as invitation_id
+                    from auth.sessions s join auth.users u on u.id = s.user_id
+                    left join auth.organizations o on o.id = s.organization_id
+                   order by u.email, s.created_at";
+    let rows = admin.query(people, &[]).await.expect("people");
+    let person = |row: &Row| {
+        let columns = row.columns().iter().enumerate();
+        columns.filter_map(|(n, column)| Some((column.name().to_owned(), row.get::<_, Option<String>>(n)?))).collect()
+    };
+    rows.iter().map(person).collect()
 }
 
 /// The catalogue of schema `auth`.
@@ -264,15 +307,19 @@ async fn knowledge(admin: &Client) -> Knowledge {
         let (names, types): (Vec<String>, Vec<String>) = (row.get(1), row.get(2));
         know.relations.push(Relation { name: row.get(0), columns: names.into_iter().zip(types).collect() });
     }
-    let functions = "select p.oid::regproc::text, array(select format_type(t, null) from unnest(p.proargtypes) t), p.pronargdefaults::int,
+    let functions = "select p.oid::regproc::text, array(select format_type(t, null) from unnest(p.proargtypes) with ordinality a (t, n) order by n), p.pronargdefaults::int,
+                            array(select coalesce(name, '') from unnest(p.proargnames, p.proargmodes) with ordinality a (name, mode, n)
+                                   where mode is null or mode in ('i', 'b', 'v') order by n),
                             has_function_privilege('auth_api', p.oid, 'execute')
                        from pg_proc p where p.pronamespace = 'auth'::regnamespace and p.prorettype <> 'trigger'::regtype order by p.oid::regprocedure::text";
     for row in admin.query(functions, &[]).await.expect("functions") {
+        let (types, names): (Vec<String>, Vec<String>) = (row.get(1), row.get(3));
+        let names = names.into_iter().chain(std::iter::repeat(String::new()));
         know.functions.push(Function {
             name: row.get(0),
-            types: row.get(1),
+            arguments: names.zip(types).collect(),
             defaults: row.get::<_, i32>(2) as usize,
-            allowed: row.get(3),
+            allowed: row.get(4),
         });
     }
     know
