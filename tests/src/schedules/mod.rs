@@ -7,11 +7,25 @@
 //! statement does by itself is PostgreSQL's: the fast path of a refresh is one UPDATE, and is covered from outside: it
 //! runs before, after, or waits within, every other statement.
 //!
+//! The lock points that the races of `tests/e2e/schedules.rs` come to, besides each beginning and commit ([`Report::points`]
+//! says those of a run): the statements on `sessions`, `users` and, for guessing, `attempts` in
+//!
+//! - `settle_rotation` (its three) and `burn_family`: a refresh that is no plain one, and a replay;
+//! - `revoke_session_family`, `end_session` and `revoke_live_sessions` (its five, which the triggers of a disabled user and
+//!   of a changed password come to, too);
+//! - `complete_login`, `open_session`, `locked_for`, `count_attempt`, `record_failed_login`: logins;
+//! - `delete_expired_sessions`: the cleaning.
+//!
+//! Not covered: what adoption, federation, organizations, e-mail and personal access tokens do, and PostgreSQL's own waits
+//! that are no heavyweight lock.
+//!
 //! The orders are enumerated depth first, each in a run of its own from a fresh beginning. With a bound on preemptions (an
 //! actor is left although it could go on) only the orders with so few of them are tried: most bugs need one or two.
 
+pub mod races;
 pub mod stops;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -88,8 +102,10 @@ pub struct Report {
     pub steps: usize,
     /// Runs that could not be repeated as they began: three actors were woken at once.
     pub diverged: usize,
+    /// The lock points that were come to.
+    pub points: BTreeSet<String>,
     /// The combinations of outcomes that came about, and how often.
-    pub outcomes: std::collections::BTreeMap<Vec<String>, usize>,
+    pub outcomes: BTreeMap<Vec<String>, usize>,
 }
 
 /// An order that breaks an invariant.
@@ -200,6 +216,8 @@ impl Explorer {
             }
             report.runs += 1;
             report.steps += history.steps.len();
+            let points = history.steps.iter().filter_map(|step| Some(step.split_once(": ")?.1.to_owned()));
+            report.points.extend(points);
             let outcomes = history.outcomes().into_iter().map(str::to_owned).collect();
             *report.outcomes.entry(outcomes).or_default() += 1;
             if let Err(what) = check(scene, &history).await {
