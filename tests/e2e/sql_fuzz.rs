@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 
 use auth_sessions_tests::sql_fuzz::World;
 
-/// In each copy of the world.
-const BATCH: usize = 250;
+/// In each copy of the world: so many that are compared, and so many others.
+const BATCH: (usize, usize) = (125, 125);
 /// In `make test`.
 const STATEMENTS: usize = 2000;
 
 /// How it is said that something was read.
 const TOLD: &[&str] = &["told ", "answered otherwise without the others"];
+
+/// And that something was changed.
+const CHANGED: &[&str] = &["sessions lost"];
 
 fn from_environment(name: &str) -> Option<u64> {
     env::var(name).ok().map(|number| number.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
@@ -34,7 +37,7 @@ async fn thousands_of_statements_tell_and_change_nothing_of_others() {
     let (mut done, mut compared) = (0, 0);
     let mut codes = BTreeMap::<String, usize>::new();
     while goes_on(done) {
-        let batch = seed + (done / BATCH) as u64;
+        let batch = seed + (done / (BATCH.0 + BATCH.1)) as u64;
         let report = match world.attack(batch, BATCH, false, "").await {
             Ok(report) => report,
             // Once more with a look after each statement, which says which one it was.
@@ -58,7 +61,7 @@ async fn what_is_broken_on_purpose_is_found() {
     let seed = from_environment("SQL_FUZZ_SEED").unwrap_or(1);
     let world = World::create().await;
     // What is broken, and what says so.
-    let breaks: [(&str, &[&str]); 4] = [
+    let breaks: [(&str, &[&str]); 5] = [
         // A policy that lets everybody read; a view that asks for its owner's rights.
         ("alter policy own_rows on auth.sessions using (true)", TOLD),
         (
@@ -70,7 +73,14 @@ async fn what_is_broken_on_purpose_is_found() {
         (
             "create or replace function auth.manages_user(organization_id uuid, user_id uuid) returns boolean
                language sql as 'select true'",
-            &["sessions lost"],
+            CHANGED,
+        ),
+        // A plain member invites: a new row that names no victim.
+        (
+            "do $do$ begin
+               execute replace(pg_get_functiondef('auth.invite_member'::regproc), 'not auth.role_manages(my_role, role)', 'false');
+             end $do$",
+            &["organization_invitations has"],
         ),
         // Any ticket will do: whoever logs a session out is its user for the rest of the transaction.
         (
@@ -79,17 +89,21 @@ async fn what_is_broken_on_purpose_is_found() {
         ),
     ];
     for (broken, signs) in breaks {
+        let size = if signs == TOLD { (250, 0) } else { (0, 400) };
         let mut found = None;
-        for batch in 0..8 {
-            found = world.attack(seed + batch, 500, true, broken).await.err();
+        for batch in seed..seed + 16 {
+            found = world.attack(batch, size, false, broken).await.err().map(|found| (batch, found));
             if found.is_some() {
-                println!("{broken}: in the {}. batch of 500", batch + 1);
                 break;
             }
         }
-        let found = found.unwrap_or_else(|| panic!("not found: {broken}"));
-        let (how, what) = found.split_at(found.floor_char_boundary(found.len().saturating_sub(300)));
-        println!("{}\n…{what}", how.chars().take(500).collect::<String>());
+        let (batch, mut found) = found.unwrap_or_else(|| panic!("not found: {broken}"));
+        // What changed is seen at the end; with a look after each statement it is known which one it was.
+        if signs == CHANGED {
+            found = world.attack(batch, size, true, broken).await.expect_err("the same statements change the same");
+            assert!(!found.contains("by one of"), "{found}");
+        }
+        println!("{broken}, with seed {batch}:\n{}…", found.chars().take(1000).collect::<String>());
         assert!(signs.iter().any(|sign| found.contains(sign)), "{broken}: found by something else: {found}");
     }
 }

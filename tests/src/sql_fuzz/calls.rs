@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::grammar::Grammar;
+use super::grammar::{Function, Grammar};
 
 /// What the attacker knows of somebody, by the name of an argument.
 pub type Person = BTreeMap<String, String>;
@@ -25,19 +25,33 @@ impl Grammar<'_> {
     pub(super) fn call(&mut self) -> String {
         let know = self.know;
         let is_let_in = self.chance(85);
-        let functions: Vec<_> = know.functions.iter().filter(|function| function.allowed == is_let_in).collect();
+        // Who one is, is asked after each statement.
+        let is_wanted = |function: &&Function| function.allowed == is_let_in && !function.arguments.is_empty();
+        let functions: Vec<_> = know.functions.iter().filter(is_wanted).collect();
         let function = functions[self.number(functions.len())];
         let people = if self.chance(85) { &know.victims } else { &know.own };
         let person = &people[self.number(people.len())];
         let left_out = self.number(function.defaults + 1);
         let given = &function.arguments[..function.arguments.len() - left_out];
-        let arguments: Vec<String> = given.iter().map(|(name, of)| self.argument(person, name, of)).collect();
+        let mut arguments = Vec::new();
+        for (name, of) in given {
+            // Now and then somebody else's, or what one is let into oneself: what does not belong together.
+            let given_by = match self.number(20) {
+                0..3 => &know.victims[self.number(know.victims.len())],
+                3..8 if known_as(name) == "organization_id" => &know.own[self.number(know.own.len())],
+                _ => person,
+            };
+            arguments.push(self.argument(given_by, name, of));
+        }
         format!("{}({})", function.name, arguments.join(", "))
     }
 
     fn argument(&mut self, person: &Person, name: &str, of: &str) -> String {
         if self.chance(8) {
             return self.literal(of);
+        }
+        if known_as(name) == "email" && self.chance(25) {
+            return format!("'eve-{}@example.org'::{of}", self.number(1_000_000));
         }
         if let Some(value) = person.get(known_as(name)) {
             return format!("'{}'::{of}", value.replace('\'', "''"));

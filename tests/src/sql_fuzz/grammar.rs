@@ -227,7 +227,7 @@ impl<'a> Grammar<'a> {
         let role = self.know.roles[self.rng.usize(..self.know.roles.len())].clone();
         let (read, call, number) = (self.read(), self.call(), self.rng.u16(..));
         // What one is let into does the most.
-        if self.chance(40) {
+        if self.chance(50) {
             return format!("select * from {call}");
         }
         match self.rng.u8(..50) {

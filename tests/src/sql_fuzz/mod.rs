@@ -116,14 +116,21 @@ pub struct Report {
     pub codes: BTreeMap<String, usize>,
 }
 
-/// As whom a statement is run.
-const IDENTITIES: [&str; 4] = ["nobody", "Bob's session", "Bob's session", "Bob's personal access token"];
+/// As whom a statement is run; mostly as who may do most.
+const IDENTITIES: [&str; 5] =
+    ["nobody", "Bob's session", "Bob's session", "Bob's session", "Bob's personal access token"];
 
 impl World {
-    /// Makes up so many statements and runs them in a copy of this world. What is wrong, with the statements that led
-    /// there; `every` checks the rows after each statement, to say which one it was. `broken` is what a superuser does to
+    /// Makes up so many statements and runs them in a copy of this world: first so many that only read, and are compared,
+    /// then others. What is wrong, with the statements that led there; `every` checks the rows after each statement, to say which one it was. `broken` is what a superuser does to
     /// the copy first, for proving that it would be found.
-    pub async fn attack(&self, seed: u64, statements: usize, every: bool, broken: &str) -> Result<Report, String> {
+    pub async fn attack(
+        &self,
+        seed: u64,
+        (reads, others): (usize, usize),
+        every: bool,
+        broken: &str,
+    ) -> Result<Report, String> {
         let copy = self.db.copy().await;
         let without = self.db.copy().await;
         let (admin, nobody_else) = (copy.superuser().await, without.superuser().await);
@@ -137,10 +144,10 @@ impl World {
         let mut grammar = Grammar::new(&self.know, seed);
         let mut report = Report::default();
         let mut done: Vec<String> = Vec::new();
-        for number in 0..statements {
+        for number in 0..reads + others {
             let identity = IDENTITIES[grammar.number(IDENTITIES.len())];
             // First what only reads, while both databases are the same for Bob.
-            let compares = number < statements / 2;
+            let compares = number < reads;
             let statement = if compares { grammar.read() } else { grammar.statement() };
             done.push(format!("-- {identity}\n{statement}"));
             self.enter(&attacker, identity).await?;
