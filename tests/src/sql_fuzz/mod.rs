@@ -150,7 +150,11 @@ impl World {
             let compares = number < reads;
             let statement = if compares { grammar.read() } else { grammar.statement() };
             done.push(format!("-- {identity}\n{statement}"));
-            self.enter(&attacker, identity).await?;
+            if self.enter(&attacker, identity).await.is_err() {
+                // A setting of before (row_security = off) is refused by the functions, too: whoever comes anew has none.
+                attacker = Attacker::connect(&copy.url("auth_service")).await;
+                self.enter(&attacker, identity).await?;
+            }
             let (said, code) = attacker.ask(&statement).await;
             report.statements += 1;
             let context = |what: &str| {
