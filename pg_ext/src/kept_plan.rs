@@ -3,24 +3,46 @@
 //! Each is read where the caller's names may come first, unless the SQL function pins its search_path: so it names
 //! functions and operators with their schema.
 
+use pgrx::PgOid;
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiResult, SpiTupleTable};
 use std::cell::OnceCell;
 use std::thread::LocalKey;
 
+type KeptPlan = &'static LocalKey<OnceCell<OwnedPreparedStatement>>;
+
 /// Runs a kept plan, which the first call of a backend makes. Reads what this statement has written before.
 pub fn run<'conn>(
     client: &mut SpiClient<'conn>,
-    plan: &'static LocalKey<OnceCell<OwnedPreparedStatement>>,
+    plan: KeptPlan,
     query: &str,
     arguments: &[DatumWithOid<'_>],
 ) -> SpiResult<SpiTupleTable<'conn>> {
     plan.with(|plan| {
         if plan.get().is_none() {
-            let types: Vec<_> = arguments.iter().map(|argument| argument.oid().into()).collect();
-            let prepared = client.prepare_mut(query, &types)?.keep();
+            let prepared = client.prepare_mut(query, &types(arguments))?.keep();
             plan.get_or_init(|| prepared);
         }
         client.update(plan.get().expect("made above"), None, arguments)
     })
+}
+
+/// The same for what only reads: it takes no transaction id, so that it costs no commit, and works on a standby.
+pub fn read<'conn>(
+    client: &SpiClient<'conn>,
+    plan: KeptPlan,
+    query: &str,
+    arguments: &[DatumWithOid<'_>],
+) -> SpiResult<SpiTupleTable<'conn>> {
+    plan.with(|plan| {
+        if plan.get().is_none() {
+            let prepared = client.prepare(query, &types(arguments))?.keep();
+            plan.get_or_init(|| prepared);
+        }
+        client.select(plan.get().expect("made above"), None, arguments)
+    })
+}
+
+fn types(arguments: &[DatumWithOid<'_>]) -> Vec<PgOid> {
+    arguments.iter().map(|argument| argument.oid().into()).collect()
 }

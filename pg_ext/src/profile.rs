@@ -1,7 +1,7 @@
 //! Whose session it is: what the service asks for in the statement that opens, rotates or recognises one.
 
 use crate::identity;
-use crate::kept_plan::run;
+use crate::kept_plan::read;
 use pgrx::datum::{TimestampWithTimeZone, Uuid};
 use pgrx::prelude::*;
 use pgrx::spi::{OwnedPreparedStatement, SpiError};
@@ -54,10 +54,10 @@ fn session_profile(
     let Some((user_id, organization_id)) = identity::readable_profile(session_id) else {
         return Ok(TableIterator::empty());
     };
-    Spi::connect_mut(|client| {
+    Spi::connect(|client| {
         let rows = match organization_id {
-            Some(id) => run(client, &IN_ORGANIZATION_PLAN, IN_ORGANIZATION, &[user_id.into(), id.into()]),
-            None => run(client, &ALONE_PLAN, ALONE, &[user_id.into()]),
+            Some(id) => read(client, &IN_ORGANIZATION_PLAN, IN_ORGANIZATION, &[user_id.into(), id.into()]),
+            None => read(client, &ALONE_PLAN, ALONE, &[user_id.into()]),
         }?;
         if rows.is_empty() {
             return Ok(TableIterator::empty());

@@ -290,3 +290,19 @@ async fn roles_are_those_of_this_moment() {
         &[&token.session_id, &token.ticket, &proof, &random_bytes(32), &random_bytes(16)];
     assert_eq!(value::<Vec<String>>(&service, profile, params).await, ["ORGANIZATION_ADMIN"], "and in the next token");
 }
+
+#[tokio::test]
+async fn recognising_somebody_takes_no_transaction_id() {
+    let db = TestDb::create().await;
+    let service = db.connect_as("auth_service").await;
+    sign_up(&service, "ada@example.org").await;
+    let ada = log_in(&service, "ada@example.org", PASSWORD).await;
+
+    service.batch_execute("begin").await.unwrap();
+    assert!(assumes(&service, &ada).await);
+    let profile = "select count(*) from auth.session_profile(auth.current_session_id())";
+    assert_eq!(value::<i64>(&service, profile, &[]).await, 1);
+    let writes = "select pg_current_xact_id_if_assigned() is not null";
+    assert!(!value::<bool>(&service, writes, &[]).await, "each request would cost a commit record");
+    service.batch_execute("commit").await.unwrap();
+}
