@@ -34,7 +34,6 @@ pub async fn clients(server: &Server, name: &str, count: usize) -> Vec<HttpClien
 pub async fn measure(db: &TestDb, sessions: &mut [Session], options: &Options, budgets: &mut Budgets) -> String {
     let server = start(db, &[]).await;
     let mut closed = clients(&server, "closed", options.http_clients).await;
-    let mut open = clients(&server, "open", OPEN_LOOP_CLIENTS).await;
     let seconds = Duration::from_secs(options.seconds);
     eprintln!("HTTP: {} keep-alive clients without pause", options.http_clients);
     tokio::task::block_in_place(|| client::closed_loop(&mut closed, Duration::from_secs(2)));
@@ -52,6 +51,8 @@ pub async fn measure(db: &TestDb, sessions: &mut [Session], options: &Options, b
     };
     let (rate, database_rate) = (median(rates), median(database_rates));
     eprintln!("HTTP: {:.0} refreshes per second, arriving at random", 0.7 * rate);
+    // Connected only now: the service closes what idles for half a minute.
+    let mut open = clients(&server, "open", OPEN_LOOP_CLIENTS).await;
     let mut ratios = Vec::new();
     for _ in 0..options.rounds {
         let times = tokio::task::block_in_place(|| client::open_loop(&mut open, 0.7 * rate, seconds));
