@@ -4,11 +4,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use poem::{
     Endpoint, EndpointExt, IntoResponse, Request, Response, Route, get, handler,
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::CatchPanic,
     web::{Data, Html},
 };
-use poem_openapi::{ExtraHeader, LicenseObject, OpenApi, OpenApiService, OperationId};
+use poem_openapi::{ExtraHeader, LicenseObject, OpenApiService, OperationId};
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -22,6 +22,7 @@ use crate::{
     keys::TokenKeys,
     limits::Limits,
     oidc::Federation,
+    operations::Operations,
     origin::{Origins, WithCors},
     password::Passwords,
     routes,
@@ -110,7 +111,7 @@ fn is_sane(id: &str) -> bool {
 }
 
 /// In groups, because poem-openapi knows tuples of up to 16.
-type Api = (
+pub type Api = (
     routes::signup::SignUpApi,
     routes::login::LoginApi,
     routes::federation::FederationApi,
@@ -291,55 +292,6 @@ fn set_headers(response: &mut Response, id: &RequestId) {
     }
 }
 
-/// Which operations each path has, by method. For the 405, in which poem does not say, and for what has to be known of a
-/// request before poem finds its operation.
-struct Operations(Vec<(Vec<String>, Vec<NamedOperation>)>);
-
-type NamedOperation = (Method, String);
-
-impl Operations {
-    fn of<T: OpenApi>() -> Self {
-        let paths = T::meta().into_iter().flat_map(|api| api.paths);
-        let path = |path: poem_openapi::registry::MetaPath| {
-            let segments = path.path.split('/').map(str::to_owned).collect();
-            let operation = |operation: poem_openapi::registry::MetaOperation| {
-                (operation.method, operation.operation_id.map(str::to_owned).unwrap_or_default())
-            };
-            (segments, path.operations.into_iter().map(operation).collect())
-        };
-        Self(paths.map(path).collect())
-    }
-
-    fn at(&self, path: &str) -> impl Iterator<Item = &NamedOperation> {
-        let segments: Vec<&str> = path.split('/').collect();
-        let same = move |pattern: &[String]| {
-            let fits = |(pattern, segment): (&String, &&str)| {
-                pattern.starts_with('{') && !segment.is_empty() || pattern == segment
-            };
-            pattern.len() == segments.len() && pattern.iter().zip(&segments).all(fits)
-        };
-        self.0.iter().filter(move |(pattern, _)| same(pattern)).flat_map(|(_, operations)| operations)
-    }
-
-    /// The operation that will answer; HEAD is answered like GET.
-    fn name(&self, method: &Method, path: &str) -> Option<&str> {
-        let method = if method == Method::HEAD { &Method::GET } else { method };
-        self.at(path).find(|(other, _)| other == method).map(|(_, name)| name.as_str())
-    }
-
-    fn methods(&self, path: &str) -> String {
-        let mut names: Vec<&str> = self.at(path).map(|(method, _)| method.as_str()).collect();
-        // The pages beside the API, and HEAD, which poem answers wherever there is a GET.
-        if names.is_empty() {
-            names.push("GET");
-        }
-        if names.contains(&"GET") {
-            names.push("HEAD");
-        }
-        names.join(", ")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -387,25 +339,5 @@ mod tests {
         for id in ["", "short", "with space", "new\nline", "quote\"quote", &"a".repeat(65), "ümlaute-id"] {
             assert!(!is_sane(id), "{id}");
         }
-    }
-
-    #[test]
-    fn a_405_names_the_methods_of_its_path() {
-        let operations = Operations::of::<Api>();
-        assert_eq!(operations.methods("/api/auth/login"), "POST");
-        assert_eq!(operations.methods("/api/auth/sessions/123"), "DELETE");
-        assert_eq!(operations.methods("/api/auth/sessions"), "GET, HEAD");
-        assert_eq!(operations.methods("/docs"), "GET, HEAD");
-    }
-
-    #[test]
-    fn an_operation_is_known_before_it_is_called() {
-        let operations = Operations::of::<Api>();
-        assert_eq!(operations.name(&Method::POST, "/api/auth/login"), Some("logIn"));
-        assert_eq!(operations.name(&Method::DELETE, "/api/auth/sessions/123"), Some("revokeSession"));
-        assert_eq!(operations.name(&Method::HEAD, "/api/auth/me"), Some("getMe"));
-        assert_eq!(operations.name(&Method::GET, "/api/auth/login"), None);
-        assert_eq!(operations.name(&Method::POST, "/api/auth/login/"), None);
-        assert_eq!(operations.name(&Method::DELETE, "/api/auth/sessions/"), None);
     }
 }

@@ -28,6 +28,7 @@ mod keys;
 mod limits;
 mod mailer;
 mod oidc;
+mod operations;
 mod origin;
 mod password;
 mod personal_access_token;
