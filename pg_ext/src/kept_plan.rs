@@ -5,7 +5,7 @@
 
 use pgrx::PgOid;
 use pgrx::datum::DatumWithOid;
-use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiResult, SpiTupleTable};
+use pgrx::spi::{OwnedPreparedStatement, PreparedStatement, SpiClient, SpiResult, SpiTupleTable};
 use std::cell::OnceCell;
 use std::thread::LocalKey;
 
@@ -19,11 +19,8 @@ pub fn run<'conn>(
     arguments: &[DatumWithOid<'_>],
 ) -> SpiResult<SpiTupleTable<'conn>> {
     plan.with(|plan| {
-        if plan.get().is_none() {
-            let prepared = client.prepare_mut(query, &types(arguments))?.keep();
-            plan.get_or_init(|| prepared);
-        }
-        client.update(plan.get().expect("made above"), None, arguments)
+        let plan = kept(plan, || client.prepare_mut(query, &types(arguments)))?;
+        client.update(plan, None, arguments)
     })
 }
 
@@ -35,12 +32,19 @@ pub fn read<'conn>(
     arguments: &[DatumWithOid<'_>],
 ) -> SpiResult<SpiTupleTable<'conn>> {
     plan.with(|plan| {
-        if plan.get().is_none() {
-            let prepared = client.prepare(query, &types(arguments))?.keep();
-            plan.get_or_init(|| prepared);
-        }
-        client.select(plan.get().expect("made above"), None, arguments)
+        let plan = kept(plan, || client.prepare(query, &types(arguments)))?;
+        client.select(plan, None, arguments)
     })
+}
+
+fn kept<'plan, 'conn>(
+    plan: &'plan OnceCell<OwnedPreparedStatement>,
+    prepare: impl FnOnce() -> SpiResult<PreparedStatement<'conn>>,
+) -> SpiResult<&'plan OwnedPreparedStatement> {
+    match plan.get() {
+        Some(plan) => Ok(plan),
+        None => prepare().map(|prepared| plan.get_or_init(|| prepared.keep())),
+    }
 }
 
 fn types(arguments: &[DatumWithOid<'_>]) -> Vec<PgOid> {

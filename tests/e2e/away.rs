@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use auth_sessions_tests::chaos::proxy::Proxy;
-use auth_sessions_tests::sql::value;
+use auth_sessions_tests::sql::{until_waiting_for_locks, value};
 use auth_sessions_tests::{Server, TestDb, all_at_once, eventually};
 
 #[tokio::test]
@@ -24,12 +24,7 @@ async fn without_a_connection_a_request_is_told_so_and_does_not_hang() {
         })
         .collect();
     let observer = db.superuser().await;
-    eventually("both connections wait for a row", async || {
-        let waiting =
-            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-        value::<i64>(&observer, waiting, &[]).await == 2
-    })
-    .await;
+    until_waiting_for_locks(&observer, 2).await;
 
     // Many at once, refreshes and everything else alike.
     let token = sessions[2].refresh_token.clone();

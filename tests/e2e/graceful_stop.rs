@@ -20,12 +20,7 @@ async fn requests_under_way_are_answered_before_the_service_ends() {
         async move { api.refresh(&token).await }
     });
     let observer = db.superuser().await;
-    eventually("the refresh waits for the row", async || {
-        let waiting =
-            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-        observer.query_one(waiting, &[]).await.expect("pg_stat_activity").get::<_, i64>(0) == 1
-    })
-    .await;
+    auth_sessions_tests::sql::until_waiting_for_locks(&observer, 1).await;
 
     server.terminate();
     let address = server.address().to_owned();

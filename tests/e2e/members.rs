@@ -119,9 +119,7 @@ async fn an_owner_deleted_by_hand_while_the_other_leaves_is_waited_for() {
     let (owner, id) = (tenant.owner.clone(), tenant.id);
     let leaving = tokio::spawn(async move { outcome_of(&service, &owner, LEAVE, &[&id]).await });
     let watcher = db.superuser().await;
-    let waits =
-        "select count(*) > 0 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-    auth_sessions_tests::eventually("it waits", async || value(&watcher, waits, &[]).await).await;
+    auth_sessions_tests::sql::until_waiting_for_locks(&watcher, 1).await;
     admin.batch_execute("commit").await.unwrap();
     assert_eq!(leaving.await.unwrap(), "last_owner");
 }

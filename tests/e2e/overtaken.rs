@@ -5,8 +5,8 @@
 use std::time::{Duration, SystemTime};
 
 use auth_sessions_tests::chaos::proxy::Proxy;
-use auth_sessions_tests::sql::value;
-use auth_sessions_tests::tokens::{Outcome, Token, random_bytes, rotate, rotate_received_at, rotate_times, sign_up};
+use auth_sessions_tests::sql::{until_waiting_for_locks, value};
+use auth_sessions_tests::tokens::{Token, random_bytes, rotate, rotate_received_at, rotate_times, sign_up};
 use auth_sessions_tests::{Api, Server, TestDb, eventually};
 use tokio_postgres::Client;
 
@@ -90,31 +90,12 @@ async fn a_statement_that_waited_for_the_row_is_judged_by_when_it_began() {
         async move { rotate(&service, &first).await }
     });
     let observer = db.superuser().await;
-    eventually("the late one waits", async || {
-        let waiting =
-            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-        value::<i64>(&observer, waiting, &[]).await == 1
-    })
-    .await;
+    until_waiting_for_locks(&observer, 1).await;
     // The lock's holder is the first to go on with the session: as the client that was answered does.
-    let third = rotate_in(&holding, &second).await;
+    let third = rotate(holding.client(), &second).await.token();
     holding.commit().await.expect("commit");
     assert_eq!(late.await.expect("a task").outcome, "overtaken");
     assert_eq!(rotate(&service, &third).await.outcome, "rotated");
-}
-
-async fn rotate_in(transaction: &tokio_postgres::Transaction<'_>, token: &Token) -> Token {
-    let nonce = random_bytes(16);
-    let secret = token.successor_secret(&nonce, token.generation + 1);
-    let statement = format!(
-        "select {} from auth.rotate_session_token($1, $2, $3, $4, $5, $6)",
-        auth_sessions_tests::tokens::OUTCOME_COLUMNS
-    );
-    let proof = token.secret.proof();
-    let arguments: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-        [&token.session_id, &token.generation, &token.ticket, &proof, &secret.verifier(), &nonce];
-    let row = transaction.query_one(&statement, &arguments).await.expect("rotate_session_token");
-    Outcome::from_row(&row).granting(secret).token()
 }
 
 /// The same with everything real: the statement stands still between the service and PostgreSQL, as a lost packet that is

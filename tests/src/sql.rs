@@ -9,8 +9,8 @@ use tokio_postgres::{AsyncMessage, Client, Error, NoTls};
 use uuid::Uuid;
 
 use crate::TestDb;
-use crate::all_at_once;
 use crate::tokens::{OUTCOME_COLUMNS, Outcome, PASSWORD, Secret, password_proof};
+use crate::{all_at_once, eventually};
 
 /// Parameters of a statement.
 pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -211,4 +211,11 @@ where
         }
     })
     .await
+}
+
+/// Waits until so many connections to this database wait for a lock.
+pub async fn until_waiting_for_locks(observer: &Client, count: i64) {
+    let waiting =
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    eventually("they wait for a lock", async || value::<i64>(observer, waiting, &[]).await == count).await;
 }
