@@ -52,6 +52,9 @@ grant execute on function
   auth.register_client, auth.list_clients, auth.rotate_client_secret, auth.disable_client, auth.unlock_account
   to auth_admin;
 
+-- Who watches over all organizations is a DBA's decision; whether somebody does is asked like who they are.
+grant execute on function auth.appoint_operator, auth.dismiss_operator to auth_admin;
+
 -- The audit log is closed month by month, and old months go. Verifying is for whoever watches too; so is what an auditor
 -- needs to make a digest by other means.
 grant execute on function auth.seal_audit_log, auth.drop_audit_partitions to auth_admin;
@@ -64,7 +67,8 @@ grant execute on function auth.open_federated_session, auth.step_up_federated to
 -- Who am I, which everybody may ask who meets a policy; give them to your own roles likewise.
 grant execute on function
   auth.current_user_id, auth.current_organization_id, auth.current_session_id, auth.current_roles, auth.current_scopes,
-  auth.has_scope, auth.session_is_live, auth.require_auth_age, auth.session_jti, auth.extension_version
+  auth.has_scope, auth.session_is_live, auth.require_auth_age, auth.session_jti,
+  auth.current_user_is_operator, auth.extension_version
   to auth_api, auth_monitor, auth_admin;
 
 -- E-mail and passwords. What they mail goes to its address alone: the service gets no token back.
@@ -107,4 +111,4 @@ grant select (id, user_id, organization_id, name, scopes, created_at, expires_at
   on auth.personal_access_tokens to auth_api, auth_monitor, auth_admin;
 grant select on auth.audit_log to auth_api, auth_monitor, auth_admin;
 grant select on auth.audit_seals to auth_monitor, auth_admin;
-grant select on auth.recovery_windows, auth.identities to auth_monitor, auth_admin;
+grant select on auth.recovery_windows, auth.identities, auth.operators to auth_monitor, auth_admin;

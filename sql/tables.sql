@@ -60,6 +60,15 @@ create index organization_members_user_id_idx on auth.organization_members (user
 create index organization_members_organization_id_idx on auth.organization_members (organization_id, created_at, user_id);
 comment on table auth.organization_members is 'Who belongs to which tenant, and as what. Removing a membership ends the sessions that act for that organization.';
 
+-- Who watches over all organizations, beside the DBAs.
+create table auth.operators (
+  user_id uuid primary key references auth.users (id) on delete cascade,
+  appointed_at timestamptz not null default clock_timestamp(),
+  appointed_by text not null
+);
+comment on table auth.operators is 'Users of the application who see and end the sessions of all organizations. Made and ended by auth.appoint_operator and auth.dismiss_operator alone; it goes with the user.';
+comment on column auth.operators.appointed_by is 'The database role that did it.';
+
 -- Who somebody is at an OpenID provider. One identity per provider and user: a second account of the same provider with
 -- the same address is another person, to whom a recycled address was given.
 create table auth.identities (
@@ -406,6 +415,7 @@ comment on type auth.session_outcome is 'The answer of sign_up, complete_login a
 select pg_catalog.pg_extension_config_dump('auth.users', '');
 select pg_catalog.pg_extension_config_dump('auth.organizations', '');
 select pg_catalog.pg_extension_config_dump('auth.organization_members', '');
+select pg_catalog.pg_extension_config_dump('auth.operators', '');
 select pg_catalog.pg_extension_config_dump('auth.identities', '');
 select pg_catalog.pg_extension_config_dump('auth.accepted_id_tokens', '');
 select pg_catalog.pg_extension_config_dump('auth.organization_invitations', '');

@@ -13,7 +13,8 @@ extension_sql_file!("../../sql/rotation.sql", name = "rotation", requires = ["li
 extension_sql_file!("../../sql/sessions.sql", name = "sessions", requires = ["rotation"]);
 extension_sql_file!("../../sql/organizations.sql", name = "organizations", requires = ["sessions"]);
 extension_sql_file!("../../sql/members.sql", name = "members", requires = ["organizations"]);
-extension_sql_file!("../../sql/invitations.sql", name = "invitations", requires = ["members"]);
+extension_sql_file!("../../sql/operators.sql", name = "operators", requires = ["members"]);
+extension_sql_file!("../../sql/invitations.sql", name = "invitations", requires = ["operators"]);
 extension_sql_file!("../../sql/accounts.sql", name = "accounts", requires = ["invitations"]);
 extension_sql_file!("../../sql/cascades.sql", name = "cascades", requires = ["accounts"]);
 extension_sql_file!("../../sql/mail.sql", name = "mail", requires = ["cascades"]);

@@ -204,6 +204,7 @@ const FOR_THE_SERVICE: &[&str] = &[
     "current_scopes",
     "current_session_id",
     "current_user_id",
+    "current_user_is_operator",
     "end_adopted_session",
     "end_organization_session",
     "end_session",
@@ -253,6 +254,7 @@ async fn each_role_may_call_exactly_what_is_listed() {
         "current_scopes",
         "current_session_id",
         "current_user_id",
+        "current_user_is_operator",
         "extension_version",
         "has_scope",
         "require_auth_age",
@@ -260,8 +262,10 @@ async fn each_role_may_call_exactly_what_is_listed() {
         "session_jti",
     ];
     let operator = [
+        "appoint_operator",
         "cleanup_expired_sessions",
         "disable_client",
+        "dismiss_operator",
         "drop_audit_partitions",
         "handle_token_replay",
         "list_clients",

@@ -48,6 +48,7 @@ mod majors;
 mod members;
 mod metadata;
 mod monitoring;
+mod operators;
 mod organizations;
 mod organizations_http;
 mod outbox;

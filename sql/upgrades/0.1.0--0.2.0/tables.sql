@@ -43,3 +43,10 @@ drop function auth.decide_rotation(
 -- Recovery windows say since when nobody was answered.
 alter table auth.recovery_windows add column stopped_at timestamptz;
 drop function auth.open_recovery_window(interval, int);
+
+-- Operators.
+create table auth.operators (
+  user_id uuid primary key references auth.users (id) on delete cascade,
+  appointed_at timestamptz not null default clock_timestamp(),
+  appointed_by text not null
+);
