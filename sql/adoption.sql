@@ -28,7 +28,7 @@ comment on function auth.find_adopted_token is 'Internal. The session of an adop
 create function auth.exchange_adopted_token(
   token_proof bytea, next_token_verifier bytea, rotation_nonce bytea,
   ip inet default null, user_agent text default null, device_hash bytea default null, correlation_id text default null,
-  is_shared boolean default false
+  is_shared boolean default false, received_at timestamptz default null
 ) returns setof auth.session_outcome
   language plpgsql volatile parallel unsafe security definer rows 1 set search_path = pg_catalog, pg_temp
   as $$
@@ -53,7 +53,8 @@ begin
            next_token_verifier => exchange_adopted_token.next_token_verifier,
            rotation_nonce => exchange_adopted_token.rotation_nonce, ip => exchange_adopted_token.ip,
            user_agent => exchange_adopted_token.user_agent, device_hash => exchange_adopted_token.device_hash,
-           correlation_id => exchange_adopted_token.correlation_id) r;
+           correlation_id => exchange_adopted_token.correlation_id,
+           received_at => exchange_adopted_token.received_at) r;
   -- From now on as after a login into cookies. This transaction holds the row.
   if answer.outcome = 'rotated' and exchange_adopted_token.is_shared then
     update auth.sessions s set is_shared = true where s.id = found_session_id and not s.is_shared;
@@ -61,7 +62,7 @@ begin
   return next answer;
 end
 $$;
-comment on function auth.exchange_adopted_token is 'Exchanges a refresh token of the system that was taken over for the first token of its session here. token_proof is the hash that the old system kept. One row, whose outcome is one of rotate_session_token''s: rotated (generation 1), retried (the same successor again), replayed (a token that had been consumed there, or was exchanged here too long ago: the family is now revoked), revoked, expired, unknown, limited or device_mismatch. is_shared: several tabs share the new token, as they do a cookie. Never raises for an outcome: commit, then answer.';
+comment on function auth.exchange_adopted_token is 'Exchanges a refresh token of the system that was taken over for the first token of its session here. token_proof is the hash that the old system kept. One row, whose outcome is one of rotate_session_token''s: rotated (generation 1), retried (the same successor again), replayed (a token that had been consumed there, or was exchanged here too long ago: the family is now revoked), overtaken (shown before the session moved on, which received_at tells by the clock of this database: nothing changed), revoked, expired, unknown, limited or device_mismatch. is_shared: several tabs share the new token, as they do a cookie. Never raises for an outcome: commit, then answer.';
 
 create function auth.end_adopted_session(token_proof bytea, correlation_id text default null) returns boolean
   language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp

@@ -48,7 +48,7 @@ grant execute on function auth.run_maintenance to auth_api, auth_admin;
 -- Operators end sessions and configure; they never become somebody: no assume_session.
 grant execute on function
   auth.revoke_session_family, auth.handle_token_replay, auth.cleanup_expired_sessions(),
-  auth.cleanup_expired_sessions(int, interval), auth.open_recovery_window, auth.maintain_audit_partitions,
+  auth.cleanup_expired_sessions(int, interval), auth.open_recovery_window, auth.close_recovery_window, auth.maintain_audit_partitions,
   auth.register_client, auth.list_clients, auth.rotate_client_secret, auth.disable_client, auth.unlock_account
   to auth_admin;
 

@@ -297,3 +297,21 @@ begin
 end
 $$;
 comment on function auth.open_recovery_window is 'After a failover or a restore: until the returned time, refresh tokens up to max_gap generations newer than the database are accepted, and a same-generation fork is refused without burning the family. Whoever could have retried when the database stopped answering (stopped_at; by default found out) still can.';
+
+create function auth.close_recovery_window() returns boolean
+  language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
+  as $$
+declare
+  clock timestamptz := clock_timestamp();
+begin
+  perform auth.require_primary();
+  -- All that are open: an older one would come to light again under the newest.
+  update auth.recovery_windows w set closes_at = clock where w.closes_at > clock;
+  if not found then
+    return false;
+  end if;
+  perform auth.record_event('recovery_window_closed', 'critical', true);
+  return true;
+end
+$$;
+comment on function auth.close_recovery_window is 'Ends the open recovery window at once: true when there was one. From then on tokens newer than the database are refused again, and a fork burns its family. Without it a window closes by itself, at the time that auth.open_recovery_window returned.';

@@ -5,7 +5,7 @@ select a.created_at, a.action, a.actor, a.actor_user_id, a.user_id, a.organizati
   from auth.audit_log a
  where a.action in ('user_role_created', 'user_role_changed', 'user_role_removed', 'organization_without_owner', 'organization_deleted',
                     'user_disabled', 'user_enabled', 'user_deleted', 'user_password_changed', 'recovery_window_opened',
-                    'user_account_unlocked', 'operator_appointed', 'operator_dismissed', 'identity_linked', 'audit_partition_dropped')
+                    'recovery_window_closed', 'user_account_unlocked', 'operator_appointed', 'operator_dismissed', 'identity_linked', 'audit_partition_dropped')
    and a.created_at > clock_timestamp() - interval '7 days'
  order by a.created_at desc
  limit 200;

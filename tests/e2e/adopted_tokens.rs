@@ -72,6 +72,22 @@ async fn a_consumed_old_token_burns_its_family_before_the_exchange_and_long_afte
     assert_eq!(revoked_reason(&admin, session).await.as_deref(), Some("token_replay"));
 }
 
+/// A first try that stood still on the way while its client tried again and went on.
+#[tokio::test]
+async fn what_was_shown_before_the_session_moved_on_burns_nothing() {
+    let (_db, service, admin) = scene().await;
+    let session = adopt_session(&admin, ADA, "current", &[]).await;
+    let received_at: std::time::SystemTime = value(&service, "select clock_timestamp()", &[]).await;
+    let newest = rotate(&service, &exchange(&service, "current").await.token()).await.token();
+    let shown = "select outcome from auth.exchange_adopted_token($1, sha256('x'), substr(sha256('x'), 1, 16), received_at => $2)";
+
+    let late: String = value(&service, shown, &[&proof_of("current"), &received_at]).await;
+    assert_eq!(late, "overtaken");
+    assert_eq!(revoked_reason(&admin, session).await, None);
+    rotate(&service, &newest).await.token();
+    assert_eq!(exchange(&service, "current").await.outcome, "replayed", "shown now, it is a thief's");
+}
+
 #[tokio::test]
 async fn what_is_unknown_or_over_changes_nothing() {
     let (db, service, admin) = scene().await;

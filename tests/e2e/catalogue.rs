@@ -264,6 +264,7 @@ async fn each_role_may_call_exactly_what_is_listed() {
     let operator = [
         "appoint_operator",
         "cleanup_expired_sessions",
+        "close_recovery_window",
         "disable_client",
         "dismiss_operator",
         "drop_audit_partitions",

@@ -170,6 +170,32 @@ async fn only_an_operator_opens_a_window_and_it_is_audited() {
     assert_eq!(event, "auth_operator: critical 7");
 }
 
+#[tokio::test]
+async fn a_window_that_is_closed_early_opens_nothing_any_more() {
+    let db = TestDb::create().await;
+    let (service, admin) = (db.connect_as("auth_service").await, db.superuser().await);
+    let operator = db.connect_as("auth_operator").await;
+    let close = "select auth.close_recovery_window()";
+    assert!(!value::<bool>(&operator, close, &[]).await, "there is none");
+    let kept = sign_up(&service, "ada@example.org").await;
+    let newer = rotate_and_lose(&service, &kept, 3).await;
+    // An older one must not come to light under the newest.
+    open_window(&db, 3).await;
+    open_window(&db, 5).await;
+
+    assert!(value::<bool>(&operator, close, &[]).await);
+    assert!(!value::<bool>(&operator, close, &[]).await, "it is closed");
+    assert_eq!(rotate(&service, &newer).await.outcome, "ahead");
+    let events =
+        "select string_agg(action, ' ' order by created_at) from auth.security_events where action like 'recovery%'";
+    let events: String = value(&admin, events, &[]).await;
+    assert_eq!(events, "recovery_window_opened recovery_window_opened recovery_window_closed");
+    for login in ["auth_service", "auth_watcher"] {
+        let client = db.connect_as(login).await;
+        assert_eq!(refusal(client.execute(close, &[]).await).code, "42501", "{login}");
+    }
+}
+
 /// A shared token is not made new while it is fresh; by the clock of the server that is left, one that the other server
 /// made may seem so.
 #[tokio::test]

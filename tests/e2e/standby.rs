@@ -85,6 +85,7 @@ async fn a_standby_verifies_and_watches_and_sends_writers_to_the_primary() {
         &format!("auth.handle_token_replay('{jti}', '{session}')"),
         "auth.cleanup_expired_sessions()",
         "auth.open_recovery_window('1 hour', 1)",
+        "auth.close_recovery_window()",
         "auth.unlock_account('ada@example.org')",
     ] {
         let refused = refusal(operator.batch_execute(&format!("select {call}")).await);
@@ -140,6 +141,10 @@ async fn a_service_at_a_standby_refuses_and_recovers_when_that_is_promoted() {
     run(&admin, "select pg_promote()", &[]).await;
     eventually("the standby is a primary", async || !value::<bool>(&admin, "select pg_is_in_recovery()", &[]).await)
         .await;
+    // When nobody answered any more is found out.
+    run(&admin, "select auth.open_recovery_window('1 hour', 1)", &[]).await;
+    let stopped = "select stopped_at = pg_last_xact_replay_timestamp() from auth.recovery_windows";
+    assert!(value::<bool>(&admin, stopped, &[]).await);
     let next = api.refresh(&session.refresh_token).await.expect(200).session();
     api.refresh(&next.refresh_token).await.expect(200);
     api.login("ada@example.org", PASSWORD).await.expect(200);

@@ -277,9 +277,12 @@ impl Db {
         is_shared: bool,
         caller: &Caller,
     ) -> Result<Rotation, Problem> {
-        let sql = "select r.*, extract(epoch from r.retry_after)::float8 as retry_after_seconds, p.* \
+        // Before anything is waited for.
+        let received_at = self.clock.now();
+        let sql = "select r.*, extract(epoch from r.retry_after)::float8 as retry_after_seconds, p.*, \
+                clock_timestamp() as database_time \
             from auth.exchange_adopted_token(token_proof => $1, next_token_verifier => $2, rotation_nonce => $3, \
-                ip => $4, user_agent => $5, device_hash => $6, correlation_id => $7, is_shared => $8) r \
+                ip => $4, user_agent => $5, device_hash => $6, correlation_id => $7, is_shared => $8, received_at => $9) r \
             left join lateral auth.session_profile(r.session_id) p on true";
         let row = self
             .one(
@@ -293,9 +296,11 @@ impl Db {
                     &caller.device_hash.as_ref().map(<[u8; 32]>::as_slice),
                     &caller.request_id,
                     &is_shared,
+                    &received_at,
                 ],
             )
             .await?;
+        self.clock.note(named(&row, "database_time")?);
         Rotation::read(&row)
     }
 
