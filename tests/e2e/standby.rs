@@ -127,6 +127,8 @@ async fn a_service_at_a_standby_refuses_and_recovers_when_that_is_promoted() {
     let session = at_primary.api().signup("ada@example.org").await;
     let standby = OwnCluster::standby_of(&primary);
     let admin = standby.connect("postgres", "auth").await;
+    // Something to replay.
+    at_primary.api().login("ada@example.org", PASSWORD).await.expect(200);
     catch_up(&primary.connect("postgres", "auth").await, &admin).await;
     let server = Server::start_at(&standby.url("auth_service", "auth"), &[]).await;
     let api = server.api();
