@@ -3,12 +3,14 @@
 //! It is never enough alone: whoever acts on one also asks the database (`assume_session`), which knows at once when
 //! the session has ended.
 
+use std::sync::Arc;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, Validation, decode_header};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::keys::{JWT_TYPE as TYPE, SigningKeys};
+use crate::keys::{CurrentKeys, JWT_TYPE as TYPE};
 
 /// Longer than any token of ours; nothing longer is parsed.
 const MAX_LENGTH: usize = 4096;
@@ -44,7 +46,7 @@ pub struct Claims {
 
 /// Signs and verifies access tokens.
 pub struct AccessTokens {
-    keys: SigningKeys,
+    keys: Arc<CurrentKeys>,
     issuer: String,
     audience: String,
     validation: Validation,
@@ -52,7 +54,7 @@ pub struct AccessTokens {
 
 impl AccessTokens {
     /// For one issuer and one audience.
-    pub fn new(keys: SigningKeys, issuer: String, audience: String) -> Self {
+    pub fn new(keys: Arc<CurrentKeys>, issuer: String, audience: String) -> Self {
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.set_issuer(&[&issuer]);
         validation.set_audience(&[&audience]);
@@ -72,14 +74,10 @@ impl AccessTokens {
         &self.audience
     }
 
-    /// The keys, for the JWKS.
-    pub fn keys(&self) -> &SigningKeys {
-        &self.keys
-    }
-
     /// Signs with the first key (RFC 7515 §7.1).
     pub fn sign(&self, claims: &Claims) -> Result<String, serde_json::Error> {
-        let key = self.keys.first();
+        let keys = self.keys.signing_keys();
+        let key = keys.first();
         let mut token = String::with_capacity(1024);
         token.push_str(&key.header);
         token.push('.');
@@ -102,7 +100,8 @@ impl AccessTokens {
         if !typ.eq_ignore_ascii_case(TYPE) && !typ.eq_ignore_ascii_case("application/at+jwt") {
             return None;
         }
-        let key = self.keys.find(&header.kid?)?;
+        let keys = self.keys.signing_keys();
+        let key = keys.find(&header.kid?)?;
         Some(jsonwebtoken::decode::<Claims>(token, &key.decoding, &self.validation).ok()?.claims)
     }
 }
@@ -117,8 +116,7 @@ mod tests {
     const OTHER: &str = "f00102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
     fn tokens(seeds: &str) -> AccessTokens {
-        let keys = SigningKeys::parse("JWT_SIGNING_KEYS", seeds).unwrap();
-        AccessTokens::new(keys, "issuer".into(), "audience".into())
+        AccessTokens::new(Arc::new(CurrentKeys::of_tests(seeds)), "issuer".into(), "audience".into())
     }
 
     fn claims() -> Claims {
@@ -145,7 +143,7 @@ mod tests {
     }
 
     fn header() -> Header {
-        let kid = tokens(SEED).keys.first().kid.clone();
+        let kid = tokens(SEED).keys.signing_keys().first().kid.clone();
         Header { typ: Some(TYPE.into()), kid: Some(kid), ..Header::new(Algorithm::EdDSA) }
     }
 
@@ -182,12 +180,12 @@ mod tests {
     fn alg_none_and_the_public_key_as_an_hmac_key_are_refused() {
         let tokens = tokens(SEED);
         let encode = |json: serde_json::Value| URL_SAFE_NO_PAD.encode(json.to_string());
-        let kid = &tokens.keys.first().kid;
+        let kid = tokens.keys.signing_keys().first().kid.clone();
         let body = encode(serde_json::to_value(claims()).unwrap());
         let none = encode(serde_json::json!({"alg": "none", "typ": TYPE, "kid": kid}));
         assert_eq!(tokens.verify(&format!("{none}.{body}.")), None);
 
-        let public = URL_SAFE_NO_PAD.decode(&tokens.keys.first().public).unwrap();
+        let public = URL_SAFE_NO_PAD.decode(&tokens.keys.signing_keys().first().public).unwrap();
         let header = Header { alg: Algorithm::HS256, ..header() };
         let forged = jsonwebtoken::encode(&header, &claims(), &EncodingKey::from_secret(&public)).unwrap();
         assert_eq!(tokens.verify(&forged), None);

@@ -19,7 +19,7 @@ use crate::{
     cookies::CookiePolicy,
     db::Db,
     error::{Code, Problem},
-    keys::TokenKeys,
+    keys::{CurrentKeys, TokenKeys},
     limits::Limits,
     oidc::Federation,
     operations::Operations,
@@ -41,8 +41,8 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub struct App {
     /// The database.
     pub db: Db,
-    /// Keys of refresh tokens.
-    pub token_keys: TokenKeys,
+    /// The keys in use.
+    pub keys: Arc<CurrentKeys>,
     /// Refresh tokens of a system that was taken over, where there are any.
     pub adopted_tokens: Option<AdoptedTokens>,
     /// Signs and verifies access tokens.
@@ -74,9 +74,14 @@ pub struct App {
 }
 
 impl App {
+    /// The keys of refresh tokens. They may be others at the next call: what has several steps asks once.
+    pub fn token_keys(&self) -> Arc<TokenKeys> {
+        self.keys.token_keys()
+    }
+
     /// What a client shows for a refresh, or to be logged out. None when it cannot be a token.
-    pub fn read_refresh_token(&self, token: &str) -> Option<Shown<'_>> {
-        Shown::read(&self.token_keys, self.adopted_tokens.as_ref(), token)
+    pub fn read_refresh_token<'k>(&self, keys: &'k TokenKeys, token: &str) -> Option<Shown<'k>> {
+        Shown::read(keys, self.adopted_tokens.as_ref(), token)
     }
 }
 

@@ -8,18 +8,17 @@ mod issuer;
 mod limits;
 mod mail;
 
-use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use cookie::SameSite;
 
 use self::help::settings;
 pub use self::help::{admin_help, adoption_help, help};
 use crate::{
-    access_token::AccessTokens,
     adopted_token::AdoptedTokens,
     client_address::Proxies,
     cookies::CookiePolicy,
-    keys::{GENERATE, Peppers, SigningKeys, TokenKeys},
+    keys::{GENERATE, KeyRings, Peppers, SigningKeys, TokenKeys},
     limits::LimitsConfig,
     mailer::MailerConfig,
     oidc::FederationConfig,
@@ -88,14 +87,14 @@ pub struct Config {
     pub clients: ClientBounds,
     /// The database.
     pub database: DatabaseConfig,
-    /// Keys of refresh tokens.
-    pub token_keys: TokenKeys,
+    /// The keys.
+    pub keys: KeyRings,
     /// Refresh tokens of a system that was taken over.
     pub adopted_tokens: Option<AdoptedTokens>,
-    /// Keys of password proofs.
-    pub peppers: Peppers,
-    /// Signs and verifies access tokens.
-    pub access_tokens: AccessTokens,
+    /// The claim iss of access tokens.
+    pub issuer: String,
+    /// The claim aud of access tokens.
+    pub audience: String,
     /// What OAuth clients read first.
     pub metadata: Option<Metadata>,
     /// Life of an access token.
@@ -193,6 +192,14 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         Ok(Peppers::parse("PASSWORD_PEPPERS", &self.key("PASSWORD_PEPPERS")?)?)
     }
 
+    fn key_rings(&self) -> Result<KeyRings, ConfigError> {
+        Ok(KeyRings {
+            token_keys: Arc::new(self.hmac_secrets()?),
+            peppers: Arc::new(self.peppers()?),
+            signing_keys: Arc::new(SigningKeys::parse("JWT_SIGNING_KEYS", &self.key("JWT_SIGNING_KEYS")?)?),
+        })
+    }
+
     fn database(&self) -> Result<DatabaseConfig, ConfigError> {
         let url = self.required("DATABASE_URL", "For example postgres://auth_service:password@127.0.0.1:5432/auth.")?;
         self.database_at("DATABASE_URL", &url, self.number("DB_POOL_SIZE", 1, 1000)? as usize)
@@ -251,17 +258,15 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
 
     fn config(&self) -> Result<Config, ConfigError> {
         let (issuer, metadata) = self.issuer()?;
-        let signing_keys = SigningKeys::parse("JWT_SIGNING_KEYS", &self.key("JWT_SIGNING_KEYS")?)?;
-        let token_keys = self.hmac_secrets()?;
         Ok(Config {
             listen: self.parsed("AUTH_LISTEN")?,
             clients: self.client_bounds()?,
             database: self.database()?,
-            federation: self.federation(&token_keys)?,
-            token_keys,
+            federation: self.federation()?,
+            keys: self.key_rings()?,
             adopted_tokens: self.adopted_tokens()?,
-            peppers: self.peppers()?,
-            access_tokens: AccessTokens::new(signing_keys, issuer, self.text("JWT_AUDIENCE")),
+            issuer,
+            audience: self.text("JWT_AUDIENCE"),
             metadata,
             access_token_ttl: Duration::from_secs(self.number("ACCESS_TOKEN_TTL_SECONDS", 10, 86_400)?),
             refresh_token_ttl: Duration::from_secs(self.number("REFRESH_TOKEN_TTL_SECONDS", 60, 31_536_000)?),

@@ -118,7 +118,7 @@ impl Credential {
 fn check_csrf(app: &App, request: &Request, session_id: Uuid) -> Result<(), Problem> {
     match request.headers().get(CSRF_HEADER) {
         None => Err(Code::CsrfTokenMissing.into()),
-        Some(shown) if cookies::csrf_token_fits(&app.token_keys, session_id, shown) => Ok(()),
+        Some(shown) if cookies::csrf_token_fits(&app.token_keys(), session_id, shown) => Ok(()),
         Some(_) => Err(Code::CsrfTokenInvalid.into()),
     }
 }
@@ -153,7 +153,7 @@ impl<'a> FromRequest<'a> for RefreshCookie {
         let cookie = cookies::read_refresh(request, app.adopted_tokens.as_ref());
         let token = cookie.map(|(token, _)| {
             // What cannot be read is nobody's, and is refused by whoever uses it.
-            if let Some(shown) = app.read_refresh_token(token) {
+            if let Some(shown) = app.read_refresh_token(&app.token_keys(), token) {
                 check_csrf(app, request, shown.csrf_subject())?;
             }
             Ok(token.to_owned())

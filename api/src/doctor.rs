@@ -76,7 +76,7 @@ async fn examine_service(report: &mut Report, config: Config) {
         Ok(()) => report.ok("version"),
         Err(why) => return report.not_right("version", why),
     }
-    match upkeep::check_peppers(&db, &config.peppers).await {
+    match upkeep::check_peppers(&db, &config.keys.peppers).await {
         Ok(()) => report.ok("peppers"),
         Err(why) => report.not_right("peppers", why),
     }

@@ -4,6 +4,8 @@
 //! that names stay when the list is put in another order. To roll a key out: add the new one last on every node, then
 //! move it first on every node; remove the old one when nothing uses it any more.
 
+mod current;
+
 use std::fmt;
 
 use base64::{Engine, alphabet, engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -17,6 +19,8 @@ use jsonwebtoken::{
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 use zeroize::Zeroizing;
+
+pub use self::current::{CurrentKeys, KeyRings};
 
 /// A command that prints a fresh key, for messages.
 pub const GENERATE: &str = "openssl rand -hex 32";

@@ -60,8 +60,10 @@ use tracing_subscriber::{
 };
 
 use crate::{
+    access_token::AccessTokens,
     app::App,
     config::{Config, LogConfig, LogFormat},
+    keys::CurrentKeys,
     limits::Limits,
     mailer::Mailer,
     password::Passwords,
@@ -176,23 +178,24 @@ fn init_log(LogConfig { format, filter }: LogConfig) -> Result<(), String> {
 /// What every request may need, of the settings; connects to nothing yet.
 fn assemble(config: Config) -> Result<App, String> {
     let hashing = config.passwords;
+    let keys = Arc::new(CurrentKeys::new(config.keys));
     Ok(App {
         db: db::Db::new(config.database)?,
-        token_keys: config.token_keys,
         adopted_tokens: config.adopted_tokens,
-        access_tokens: config.access_tokens,
+        access_tokens: AccessTokens::new(keys.clone(), config.issuer, config.audience),
         access_token_ttl: config.access_token_ttl,
         cookies: config.cookies,
         origins: config.origins,
         refresh_token_ttl: config.refresh_token_ttl,
         federation: config.federation.map(oidc::Federation::new).transpose()?,
         unremembered_ttl: config.unremembered_ttl,
-        passwords: Passwords::new(hashing.params, config.peppers, hashing.concurrency, hashing.queue),
+        passwords: Passwords::new(hashing.params, keys.clone(), hashing.concurrency, hashing.queue),
         metadata: config.metadata,
         slugs: Slugs::new(config.slug_cache),
         limits: Limits::new(config.limits),
         proxies: config.proxies,
         readiness: Default::default(),
+        keys,
     })
 }
 

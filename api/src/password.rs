@@ -21,7 +21,7 @@ pub use self::scheme::Params;
 use self::scheme::{Memory, Scheme};
 use crate::{
     error::{Code, Problem},
-    keys::{self, Peppers},
+    keys::{self, CurrentKeys, Peppers},
 };
 
 /// What the database is given to keep.
@@ -39,7 +39,7 @@ pub struct NewVerifier {
 /// Hashes passwords.
 pub struct Passwords {
     params: Params,
-    peppers: Peppers,
+    keys: Arc<CurrentKeys>,
     /// Who may wait or hash.
     admission: Semaphore,
     /// Who may hash.
@@ -49,10 +49,10 @@ pub struct Passwords {
 
 impl Passwords {
     /// `concurrency` hashes at once, `queue` more waiting.
-    pub fn new(params: Params, peppers: Peppers, concurrency: usize, queue: usize) -> Self {
+    pub fn new(params: Params, keys: Arc<CurrentKeys>, concurrency: usize, queue: usize) -> Self {
         Self {
             params,
-            peppers,
+            keys,
             admission: Semaphore::new(concurrency + queue),
             workers: Arc::new(Semaphore::new(concurrency)),
             memory: Arc::default(),
@@ -64,14 +64,14 @@ impl Passwords {
         self.params
     }
 
-    /// The peppers, to compare with those that the database uses.
-    pub fn peppers(&self) -> &Peppers {
-        &self.peppers
+    /// The peppers in use.
+    pub fn peppers(&self) -> Arc<Peppers> {
+        self.keys.peppers()
     }
 
     /// Whether a verifier made with these is not what would be made today.
     pub fn outdated(&self, params: &str, pepper_id: i32) -> bool {
-        params.parse() != Ok(self.params) || pepper_id != self.peppers.current_id()
+        params.parse() != Ok(self.params) || pepper_id != self.peppers().current_id()
     }
 
     /// The proof to show for a password, made as the stored verifier was.
@@ -85,26 +85,39 @@ impl Passwords {
         params: &str,
         pepper_id: i32,
     ) -> Result<[u8; 32], Problem> {
+        self.proof_by(&self.peppers(), password, salt, params, pepper_id).await
+    }
+
+    async fn proof_by(
+        &self,
+        peppers: &Peppers,
+        password: &str,
+        salt: Vec<u8>,
+        params: &str,
+        pepper_id: i32,
+    ) -> Result<[u8; 32], Problem> {
         let scheme = params.parse().map_err(|why: String| {
             tracing::error!(%why, "the database gave password parameters that cannot be used");
             Problem::from(Code::InternalError)
         })?;
-        let pepper_id = if self.peppers.contains(pepper_id) {
+        let pepper_id = if peppers.contains(pepper_id) {
             pepper_id
         } else {
             tracing::error!(pepper_id, "a verifier was made with a pepper that PASSWORD_PEPPERS does not have");
-            self.peppers.current_id()
+            peppers.current_id()
         };
         let output = self.output(password, salt, scheme).await?;
-        self.peppers.proof(pepper_id, &output).ok_or(Code::InternalError.into())
+        peppers.proof(pepper_id, &output).ok_or(Code::InternalError.into())
     }
 
     /// A verifier for a new password, or a renewed one, with a fresh salt.
     pub async fn new_verifier(&self, password: &str) -> Result<NewVerifier, Problem> {
         let salt = keys::random::<16>().to_vec();
         let params = self.params.to_string();
-        let pepper_id = self.peppers.current_id();
-        let proof = self.proof(password, salt.clone(), &params, pepper_id).await?;
+        // The same ring for the name and for the proof: a verifier with another pepper's name could never be met again.
+        let peppers = self.peppers();
+        let pepper_id = peppers.current_id();
+        let proof = self.proof_by(&peppers, password, salt.clone(), &params, pepper_id).await?;
         Ok(NewVerifier { salt, params, pepper_id, verifier: Sha256::digest(proof).into() })
     }
 
@@ -170,7 +183,7 @@ mod tests {
     const CHEAP: Params = Params { memory_kib: 64, iterations: 1, parallelism: 1 };
 
     fn passwords(concurrency: usize, queue: usize) -> Passwords {
-        Passwords::new(CHEAP, Peppers::parse("PASSWORD_PEPPERS", PEPPER).unwrap(), concurrency, queue)
+        Passwords::new(CHEAP, Arc::new(CurrentKeys::of_tests(PEPPER)), concurrency, queue)
     }
 
     #[tokio::test]

@@ -44,7 +44,7 @@ pub async fn check_database(app: &App) -> Result<(), NotRight> {
     if app.readiness.is_checked() {
         return Ok(());
     }
-    check_peppers(&app.db, app.passwords.peppers()).await?;
+    check_peppers(&app.db, &app.keys.peppers()).await?;
     let _ = app.readiness.0.set(());
     Ok(())
 }

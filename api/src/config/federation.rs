@@ -4,10 +4,7 @@ use openidconnect::IssuerUrl;
 use url::Url;
 
 use super::{ConfigError, Reader};
-use crate::{
-    keys::TokenKeys,
-    oidc::{self, CodeFlow, FederationConfig, Landing},
-};
+use crate::oidc::{self, CodeFlow, FederationConfig, Landing};
 
 /// Logging in through a provider is rare beside refreshing.
 const FEDERATION_POOL_SIZE: usize = 4;
@@ -42,10 +39,10 @@ pub(super) const SETTINGS: &[(&str, &str, &str)] = &[
 
 impl<F: Fn(&str) -> Option<String>> Reader<F> {
     /// The settings of the provider; none: nobody logs in through one.
-    pub(super) fn federation(&self, keys: &TokenKeys) -> Result<Option<FederationConfig>, ConfigError> {
+    pub(super) fn federation(&self) -> Result<Option<FederationConfig>, ConfigError> {
         let (clients, database) = (self.optional("GOOGLE_CLIENT_ID"), self.optional("FEDERATION_DATABASE_URL"));
         let issuer = self.text("OIDC_ISSUER");
-        let flow = self.code_flow(keys)?;
+        let flow = self.code_flow()?;
         let Some(clients) = clients else {
             // Half a configuration would look as if it worked.
             return match flow {
@@ -71,7 +68,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         Ok(Some(FederationConfig { issuer, client_ids, database, flow }))
     }
 
-    fn code_flow(&self, keys: &TokenKeys) -> Result<Option<CodeFlow>, ConfigError> {
+    fn code_flow(&self) -> Result<Option<CodeFlow>, ConfigError> {
         let (redirect, secret) = (self.optional("OIDC_REDIRECT_URL"), self.optional("OIDC_CLIENT_SECRET"));
         let landing = self.text("OIDC_POST_LOGIN_URL");
         let landing = Landing::parse(&landing)
@@ -83,7 +80,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
                  /api/auth/oidc/callback."
             ))
         })?;
-        Ok(Some(CodeFlow::new(redirect_url, secret, landing, keys)))
+        Ok(Some(CodeFlow::new(redirect_url, secret, landing)))
     }
 }
 
@@ -91,14 +88,11 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
 mod tests {
     use super::*;
 
-    const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
-
     fn with(settings: &[(&str, &str)]) -> Result<Option<FederationConfig>, String> {
         let reader = Reader(|name: &str| {
             settings.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
         });
-        let keys = TokenKeys::parse("HMAC_SECRETS", KEY)?;
-        reader.federation(&keys).map_err(|error| error.to_string())
+        reader.federation().map_err(|error| error.to_string())
     }
 
     #[test]

@@ -71,7 +71,7 @@ mod tests {
             let config = with(changes).unwrap();
             let metadata = config.metadata.map(|found| found.to_json().unwrap());
             let field = |name: &str| metadata.as_ref().map(|found| found[name].as_str().unwrap().to_owned());
-            (config.access_tokens.issuer().to_owned(), field("issuer"), field("jwks_uri"))
+            (config.issuer, field("issuer"), field("jwks_uri"))
         };
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(metadata(&[]), ("auth_sessions".into(), None, None));

@@ -1,6 +1,6 @@
 //! Refresh tokens, personal access tokens, access tokens, and the cookies that they come in.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::get_current_timestamp;
@@ -16,7 +16,7 @@ use crate::{
     access_token::{AccessTokens, Claims},
     adopted_token::{AdoptedTokens, Format, MAX_LENGTH, MIN_LENGTH, Shown},
     cookies::{self, csrf_token, csrf_token_fits},
-    keys::{SigningKeys, TokenKeys},
+    keys::{CurrentKeys, TokenKeys},
     personal_access_token::{self, PersonalAccessToken},
     refresh_token,
 };
@@ -105,10 +105,10 @@ fn read(text: &str) -> bool {
     own.is_some()
 }
 
-static ACCESS_TOKENS: LazyLock<AccessTokens> = LazyLock::new(|| {
-    let keys = SigningKeys::parse("JWT_SIGNING_KEYS", KEY).expect("good keys");
-    AccessTokens::new(keys, "issuer".into(), "audience".into())
-});
+static KEYS: LazyLock<Arc<CurrentKeys>> = LazyLock::new(|| Arc::new(CurrentKeys::of_tests(KEY)));
+
+static ACCESS_TOKENS: LazyLock<AccessTokens> =
+    LazyLock::new(|| AccessTokens::new(KEYS.clone(), "issuer".into(), "audience".into()));
 
 /// A good one, for a day.
 static GOOD: LazyLock<String> = LazyLock::new(|| {
@@ -143,7 +143,8 @@ pub fn access_tokens(input: &[u8]) {
 
     let Some((header, claims)) = text.split_once('\n') else { return };
     let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
-    let key = tokens.keys().first();
+    let keys = KEYS.signing_keys();
+    let key = keys.first();
     let signature = URL_SAFE_NO_PAD.encode(key.sign(message.as_bytes()));
     let token = format!("{message}.{signature}");
     if let Some(taken) = tokens.verify(&token) {

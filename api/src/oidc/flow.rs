@@ -20,7 +20,7 @@ use url::Url;
 use super::{Federation, Person, provider::FetchError};
 use crate::{
     error::{Code, Problem},
-    keys::TokenKeys,
+    keys::{TokenKey, TokenKeys},
 };
 
 /// `__Host-`: only this host sets it, only over TLS (or on localhost), and it goes to this host alone.
@@ -38,8 +38,6 @@ pub struct CodeFlow {
     redirect_url: RedirectUrl,
     /// Where browsers go when it is over.
     landing: Landing,
-    /// Of the cookie: the first encrypts, all decrypt.
-    cookie_keys: Vec<Key>,
 }
 
 /// Where browsers are sent after a login: the operator's page, or a path of the same site.
@@ -136,12 +134,11 @@ pub struct Returned {
 
 impl CodeFlow {
     /// Of the settings.
-    pub fn new(redirect_url: Url, client_secret: Option<String>, landing: Landing, keys: &TokenKeys) -> Self {
+    pub fn new(redirect_url: Url, client_secret: Option<String>, landing: Landing) -> Self {
         Self {
             client_secret: client_secret.map(ClientSecret::new),
             redirect_url: RedirectUrl::from_url(redirect_url),
             landing,
-            cookie_keys: keys.all().iter().map(|key| Key::from(key.login_state())).collect(),
         }
     }
 
@@ -153,11 +150,11 @@ impl CodeFlow {
         }
     }
 
-    /// The `Set-Cookie` that remembers a login under way.
-    fn remember(&self, state: &LoginState) -> Result<String, Problem> {
+    /// The `Set-Cookie` that remembers a login under way, encrypted with the first key.
+    fn remember(keys: &TokenKeys, state: &LoginState) -> Result<String, Problem> {
         let value = serde_json::to_string(state).map_err(|_| Code::InternalError)?;
         let mut jar = CookieJar::new();
-        jar.private_mut(&self.cookie_keys[0]).add(Cookie::new(STATE_COOKIE, value));
+        jar.private_mut(&Key::from(keys.first().login_state())).add(Cookie::new(STATE_COOKIE, value));
         let mut cookie = jar.get(STATE_COOKIE).cloned().ok_or(Code::InternalError)?;
         cookie.set_max_age(cookie::time::Duration::seconds(LIFE.as_secs() as i64));
         harden(&mut cookie);
@@ -165,9 +162,12 @@ impl CodeFlow {
     }
 
     /// What the cookie of a request remembers of a login under way.
-    fn recall(&self, kept: &str, now: u64) -> Option<LoginState> {
-        let decrypt = |key: &Key| CookieJar::new().private(key).decrypt(Cookie::new(STATE_COOKIE, kept.to_owned()));
-        let cookie = self.cookie_keys.iter().find_map(decrypt)?;
+    fn recall(keys: &TokenKeys, kept: &str, now: u64) -> Option<LoginState> {
+        let decrypt = |key: &TokenKey| {
+            let jar = CookieJar::new();
+            jar.private(&Key::from(key.login_state())).decrypt(Cookie::new(STATE_COOKIE, kept.to_owned()))
+        };
+        let cookie = keys.all().iter().find_map(decrypt)?;
         serde_json::from_str(cookie.value()).ok().filter(|state: &LoginState| now < state.expires)
     }
 }
@@ -194,7 +194,12 @@ fn now() -> u64 {
 
 impl Federation {
     /// The provider's page to send a browser to, and the `Set-Cookie` that knows it again.
-    pub async fn begin(&self, flow: &CodeFlow, return_to: Option<&str>) -> Result<(String, String), Problem> {
+    pub async fn begin(
+        &self,
+        flow: &CodeFlow,
+        keys: &TokenKeys,
+        return_to: Option<&str>,
+    ) -> Result<(String, String), Problem> {
         let known = self.known().await?;
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
         let client = self.client(flow, &known.metadata);
@@ -204,13 +209,14 @@ impl Federation {
             .add_scope(Scope::new("profile".to_owned()))
             .set_pkce_challenge(challenge)
             .url();
-        let cookie = flow.remember(&LoginState {
+        let state = LoginState {
             state: state.into_secret(),
             nonce: nonce.secret().clone(),
             pkce: verifier.into_secret(),
             return_to: return_to.map(str::to_owned),
             expires: now() + LIFE.as_secs(),
-        })?;
+        };
+        let cookie = CodeFlow::remember(keys, &state)?;
         Ok((url.to_string(), cookie))
     }
 
@@ -218,11 +224,12 @@ impl Federation {
     pub async fn finish(
         &self,
         flow: &CodeFlow,
+        keys: &TokenKeys,
         kept: Option<&str>,
         callback: &Callback<'_>,
     ) -> Result<Returned, Problem> {
         // First of all: is this the browser that left, with the answer to what it asked?
-        let left = kept.and_then(|kept| flow.recall(kept, now())).ok_or(Code::InvalidLoginState)?;
+        let left = kept.and_then(|kept| CodeFlow::recall(keys, kept, now())).ok_or(Code::InvalidLoginState)?;
         let same = |state: &str| bool::from(state.as_bytes().ct_eq(left.state.as_bytes()));
         if !callback.state.is_some_and(same)
             || callback.issuer.is_some_and(|issuer| issuer != self.provider.issuer().as_str())
@@ -309,13 +316,11 @@ fn not_reached(error: &FetchError) -> Code {
 mod tests {
     use super::*;
 
-    fn flow() -> CodeFlow {
-        CodeFlow {
-            client_secret: None,
-            redirect_url: RedirectUrl::new("https://api.example/callback".to_owned()).unwrap(),
-            landing: Landing::Path("/".to_owned()),
-            cookie_keys: vec![Key::from(&[1; 64])],
-        }
+    const OLD: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+    const NEW: &str = "f00102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
+    fn keys(ring: &str) -> TokenKeys {
+        TokenKeys::parse("HMAC_SECRETS", ring).unwrap()
     }
 
     fn state(expires: u64) -> LoginState {
@@ -325,19 +330,20 @@ mod tests {
 
     #[test]
     fn a_cookie_is_for_the_browser_that_left_for_a_while_and_shows_nothing() {
-        let flow = flow();
-        let set = flow.remember(&state(1000)).unwrap();
+        let keys = keys(OLD);
+        let recall = |kept: &str, now| CodeFlow::recall(&keys, kept, now);
+        let set = CodeFlow::remember(&keys, &state(1000)).unwrap();
         for attribute in ["HttpOnly", "Secure", "SameSite=Lax", "Path=/", "Max-Age=600"] {
             assert!(set.contains(attribute), "{set}");
         }
         assert!(!set.contains("hunter2") && !set.contains("Domain"), "{set}");
         let kept = kept(&set);
-        assert_eq!(flow.recall(&kept, 999).unwrap().pkce, "hunter2");
-        assert!(flow.recall(&kept, 1000).is_none(), "kept by a copy, it has expired all the same");
+        assert_eq!(recall(&kept, 999).unwrap().pkce, "hunter2");
+        assert!(recall(&kept, 1000).is_none(), "kept by a copy, it has expired all the same");
         let mut wrong = kept.clone();
         wrong.replace_range(20..21, if &kept[20..21] == "A" { "B" } else { "A" });
         for other in ["", "a", &wrong, &kept[..30], &format!("{kept}A")] {
-            assert!(flow.recall(other, 0).is_none(), "{other}");
+            assert!(recall(other, 0).is_none(), "{other}");
         }
     }
 
@@ -349,13 +355,9 @@ mod tests {
 
     #[test]
     fn a_new_key_is_rolled_out_without_losing_who_is_under_way() {
-        let old = flow();
-        let set = old.remember(&state(1000)).unwrap();
-        let mut new = flow();
-        new.cookie_keys.insert(0, Key::from(&[2; 64]));
-        assert!(new.recall(&kept(&set), 0).is_some());
-        new.cookie_keys.pop();
-        assert!(new.recall(&kept(&set), 0).is_none());
+        let set = CodeFlow::remember(&keys(OLD), &state(1000)).unwrap();
+        assert!(CodeFlow::recall(&keys(&format!("{NEW},{OLD}")), &kept(&set), 0).is_some());
+        assert!(CodeFlow::recall(&keys(NEW), &kept(&set), 0).is_none());
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl<'a> FromRequest<'a> for CookieSession {
         let by_access = || Some(app.access_tokens.verify(cookies::read(request, cookies::ACCESS)?)?.sid);
         let by_refresh = || {
             let (token, _) = cookies::read_refresh(request, app.adopted_tokens.as_ref())?;
-            Some(app.read_refresh_token(token)?.csrf_subject())
+            Some(app.read_refresh_token(&app.token_keys(), token)?.csrf_subject())
         };
         Ok(Self(by_access().or_else(by_refresh)))
     }
@@ -61,6 +61,6 @@ impl CsrfTokenApi {
         session: CookieSession,
     ) -> Result<Json<CsrfTokenResponse>, Fail<CsrfTokenRefusals>> {
         let session_id = session.0.ok_or(Code::AuthenticationRequired)?;
-        Ok(Json(CsrfTokenResponse { csrf_token: cookies::csrf_token(&app.token_keys, session_id) }))
+        Ok(Json(CsrfTokenResponse { csrf_token: cookies::csrf_token(&app.token_keys(), session_id) }))
     }
 }

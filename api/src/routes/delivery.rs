@@ -119,7 +119,7 @@ pub fn token_pair(app: &App, grant: &Grant, secret: &TokenSecret) -> Result<Toke
     Ok(TokenPair {
         access_token: access.token,
         access_token_expires_at: access.expires_at,
-        refresh_token: refresh_token::encode(&app.token_keys, session_id, grant.generation, grant.ticket, secret),
+        refresh_token: refresh_token::encode(&app.token_keys(), session_id, grant.generation, grant.ticket, secret),
         refresh_token_expires_at: grant.idle_expires_at.min(grant.expires_at),
         token_type: TokenType::Bearer,
         expires_in: access.seconds,
@@ -142,7 +142,7 @@ pub fn deliver<const STATUS: u16>(
     if delivery == Delivery::Json {
         return Ok(Delivered { body, cookies: None });
     }
-    body.csrf_token = Some(cookies::csrf_token(&app.token_keys, session_id));
+    body.csrf_token = Some(cookies::csrf_token(&app.token_keys(), session_id));
     body.token = None;
     let (access, refresh) = (body.access_token.take(), body.refresh_token.take());
     let (access_ends, refresh_ends) = (body.access_token_expires_at, body.refresh_token_expires_at);

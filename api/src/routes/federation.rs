@@ -119,7 +119,7 @@ impl FederationApi {
     ) -> Result<SeeOther, Fail<StartRefusals>> {
         let (federation, flow) = configured(&app)?;
         let return_to = return_to.0.as_ref().map(Text::checked).transpose()?;
-        let (location, cookie) = federation.begin(flow, return_to).await?;
+        let (location, cookie) = federation.begin(flow, &app.token_keys(), return_to).await?;
         Ok(SeeOther { location, cookies: vec![cookie], deliver: None })
     }
 
@@ -153,7 +153,7 @@ impl FederationApi {
             error: error.0.as_deref(),
         };
         let finished = async {
-            let returned = federation.finish(flow, kept.0.as_deref(), &callback).await?;
+            let returned = federation.finish(flow, &app.token_keys(), kept.0.as_deref(), &callback).await?;
             let lifetimes = lifetimes(&app, None, None, Delivery::Cookie)?;
             let (grant, secret) = open(&app, federation, &caller, &returned.person, lifetimes).await?;
             let delivered = deliver(&app, *grant, &secret, Delivery::Cookie, true)?;

@@ -20,6 +20,7 @@ use crate::{
     field::{self, ClientSecret, Text},
     form::Form,
     json::Json,
+    keys::TokenKeys,
     personal_access_token::{self, PersonalAccessToken},
     refresh_token,
 };
@@ -175,9 +176,9 @@ impl Example for Done {
 }
 
 /// What a token can be by its form and our signature. Its prefix decides, so that the hint has nothing to hint at.
-fn read<'k>(app: &'k App, token: &str) -> AnyToken<'k> {
+fn read<'k>(app: &App, keys: &'k TokenKeys, token: &str) -> AnyToken<'k> {
     if token.starts_with(refresh_token::PREFIX) {
-        refresh_token::decode(&app.token_keys, token).map_or(AnyToken::Unknown, AnyToken::Refresh)
+        refresh_token::decode(keys, token).map_or(AnyToken::Unknown, AnyToken::Refresh)
     } else if token.starts_with(personal_access_token::PREFIX) {
         PersonalAccessToken::decode(token).map_or(AnyToken::Unknown, AnyToken::Personal)
     } else {
@@ -207,7 +208,8 @@ impl IntrospectionApi {
         Form(form): Form<TokenForm>,
     ) -> Result<Json<Introspection>, Fail<IntrospectRefusals>> {
         let client = client.client(form.client_id, form.client_secret)?;
-        let token = read(&app, form.token.checked()?);
+        let keys = app.token_keys();
+        let token = read(&app, &keys, form.token.checked()?);
         let active = app.db.introspect_token(&client, &token, &caller).await?;
         Ok(Json(active.map_or_else(Introspection::default, |active| Introspection::of(&app, &token, active))))
     }
@@ -227,7 +229,8 @@ impl IntrospectionApi {
         Form(form): Form<TokenForm>,
     ) -> Result<Json<Done>, Fail<RevokeRefusals>> {
         let client = client.client(form.client_id, form.client_secret)?;
-        let token = read(&app, form.token.checked()?);
+        let keys = app.token_keys();
+        let token = read(&app, &keys, form.token.checked()?);
         let ended = app.db.revoke_token(&client, &token, &caller).await?;
         tracing::info!(client_id = client.id, ended, "a client revoked a token");
         Ok(Json(Done {}))

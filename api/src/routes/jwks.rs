@@ -71,7 +71,8 @@ impl JwksApi {
     /// token's expiry only.
     #[oai(path = "/.well-known/jwks.json", method = "get", operation_id = "getJwks")]
     async fn jwks(&self, app: Data<&Arc<App>>) -> Result<Keys, Fail<JwksRefusals>> {
-        let keys = app.access_tokens.keys().all().iter();
+        let signing_keys = app.keys.signing_keys();
+        let keys = signing_keys.all().iter();
         let keys = keys.map(|key| PublicKey::new(key.kid.clone(), key.public.clone())).collect();
         // A new key is put last before it signs (`keys.rs`): five minutes of an old answer harm nobody.
         Ok(Keys::Found(Json(KeySet { keys }), "public, max-age=300".into()))

@@ -103,7 +103,7 @@ impl LogoutApi {
 }
 
 async fn end_by_refresh_token(app: &App, caller: &Caller, token: &str, all: bool) -> Result<u32, Problem> {
-    match app.read_refresh_token(token) {
+    match app.read_refresh_token(&app.token_keys(), token) {
         None => Ok(0),
         Some(shown) if all => app.db.end_all_sessions(&shown, caller).await,
         Some(shown) => app.db.end_session(&shown, caller).await,

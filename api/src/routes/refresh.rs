@@ -86,8 +86,8 @@ pub async fn rotate(
     delivery: Delivery,
 ) -> Result<(Box<Grant>, TokenSecret), Problem> {
     let refused = Problem::from(Code::InvalidRefreshToken);
-    let keys = &app.token_keys;
-    let shown = app.read_refresh_token(token).ok_or(refused.clone())?;
+    let keys = &app.token_keys();
+    let shown = app.read_refresh_token(keys, token).ok_or(refused.clone())?;
 
     let nonce = shown.new_nonce(keys);
     let next = shown.generation().checked_add(1).ok_or(refused.clone())?;
