@@ -287,8 +287,10 @@ declare
 begin
   -- While locked, only the 16th, 32nd, 64th … failure is logged, so that guessing does not fill the disk.
   if not was_locked or failures & (failures - 1) = 0 then
-    perform auth.record_event(action, 'warning', false, u.id, correlation_id => correlation_id, ip => ip,
-                              user_agent => user_agent,
+    -- In a session of the user's own (a step-up), it belongs to that session's story.
+    perform auth.record_event(action, 'warning', false, u.id,
+                              session_id => case when auth.current_user_id() = u.id then auth.current_session_id() end,
+                              correlation_id => correlation_id, ip => ip, user_agent => user_agent,
                               details => jsonb_build_object('failures', failures, 'locked', was_locked));
   end if;
   if not was_locked and locks_for is not null then

@@ -64,6 +64,10 @@ grant execute on function auth.verify_audit_log, auth.seal_header, auth.audit_li
 -- exception to "a session needs a proof", and so a login of its own that can do nothing else.
 grant execute on function auth.open_federated_session, auth.step_up_federated to auth_federation;
 
+-- The story of a session or a user: to whom it is told, the functions decide.
+grant execute on function auth.session_history, auth.user_history to auth_api, auth_monitor, auth_admin;
+grant select on auth.audit_event_types to auth_api, auth_monitor, auth_admin;
+
 -- Who am I, which everybody may ask who meets a policy; give them to your own roles likewise.
 grant execute on function
   auth.current_user_id, auth.current_organization_id, auth.current_session_id, auth.current_roles, auth.current_scopes,

@@ -410,6 +410,24 @@ create type auth.session_outcome as (
 );
 comment on type auth.session_outcome is 'The answer of sign_up, complete_login and rotate_session_token. issued_at is the time inside the jti; access_expires_at, when the jti stops proving anything.';
 
+-- One event of a story: auth.session_history, auth.user_history.
+create type auth.history_event as (
+  at timestamptz,
+  action text,
+  summary text,
+  severity text,
+  success boolean,
+  session_id uuid,
+  family_id uuid,
+  actor_id uuid,
+  network cidr,
+  user_agent text,
+  correlation_id text,
+  details jsonb,
+  actor text
+);
+comment on type auth.history_event is 'An event of the audit log, told: what happened, in a sentence too; who did it (the user actor_id, where one was proved; the database role actor), from which network.';
+
 -- pg_dump leaves an extension's tables out unless they are registered. attempts is unlogged and stays out, and so does
 -- mail_outbox, which holds links. one_time_tokens holds verifiers only: links that people have work after a restore.
 select pg_catalog.pg_extension_config_dump('auth.users', '');

@@ -28,6 +28,8 @@ extension_sql_file!("../../sql/adoption.sql", name = "adoption", requires = ["cl
 extension_sql_file!("../../sql/statistics.sql", name = "statistics", requires = ["adoption"]);
 extension_sql_file!("../../sql/maintenance.sql", name = "maintenance", requires = ["statistics"]);
 extension_sql_file!("../../sql/views.sql", name = "views", requires = ["maintenance"]);
-extension_sql_file!("../../sql/installation.sql", name = "installation", requires = ["views"]);
+extension_sql_file!("../../sql/event_types.sql", name = "event_types", requires = ["views"]);
+extension_sql_file!("../../sql/history.sql", name = "history", requires = ["event_types"]);
+extension_sql_file!("../../sql/installation.sql", name = "installation", requires = ["history"]);
 extension_sql_file!("../../sql/policies.sql", name = "policies", requires = ["installation"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);

@@ -234,6 +234,7 @@ const FOR_THE_SERVICE: &[&str] = &[
     "revoke_user_sessions",
     "rotate_session_token",
     "run_maintenance",
+    "session_history",
     "session_is_live",
     "session_jti",
     "session_profile",
@@ -242,6 +243,7 @@ const FOR_THE_SERVICE: &[&str] = &[
     "switch_organization",
     "take_rate_limit",
     "take_rate_limits",
+    "user_history",
     "verify_email",
 ];
 
@@ -292,7 +294,9 @@ async fn each_role_may_call_exactly_what_is_listed() {
         "members_of_roles",
         "read_session_statistics",
         "seal_header",
+        "session_history",
         "setting_of_role",
+        "user_history",
         "verify_audit_log",
     ];
     let sorted = |parts: &[&[&'static str]]| {

@@ -32,6 +32,7 @@ mod federation_web;
 mod garbage_tokens;
 mod generated_client;
 mod graceful_stop;
+mod history;
 mod hostile;
 mod hostile_functions;
 mod identity;

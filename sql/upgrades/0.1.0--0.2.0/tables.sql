@@ -50,3 +50,20 @@ create table auth.operators (
   appointed_at timestamptz not null default clock_timestamp(),
   appointed_by text not null
 );
+
+-- One event of a story: auth.session_history, auth.user_history.
+create type auth.history_event as (
+  at timestamptz,
+  action text,
+  summary text,
+  severity text,
+  success boolean,
+  session_id uuid,
+  family_id uuid,
+  actor_id uuid,
+  network cidr,
+  user_agent text,
+  correlation_id text,
+  details jsonb,
+  actor text
+);
