@@ -73,9 +73,11 @@ begin
   select s.user_id, s.organization_id, s.created_at into owner_id, acts_for, began
     from auth.sessions s where s.id = session_history.session_id;
   if owner_id is null then
-    -- It was cleaned away; the log still knows whose it was.
+    -- It was cleaned away; the log still knows whose it was, and for which organization it acted last.
     select a.user_id, a.created_at into owner_id, began from auth.audit_log a
      where a.session_id = session_history.session_id and a.user_id is not null order by a.created_at limit 1;
+    select a.organization_id into acts_for from auth.audit_log a
+     where a.session_id = session_history.session_id and a.user_id = owner_id order by a.created_at desc limit 1;
   end if;
   select r.* into reach from auth.history_reach(owner_id) r;
   if not reach.whole and reach.of_organization is null then
@@ -99,7 +101,7 @@ begin
          where a.user_id = owner_id and a.action not in ('token_refreshed', 'token_retry_served') and a.session_id is null
            and a.details -> 'sessions' ? session_history.session_id::text
            and a.created_at >= began and a.created_at < to_time
-           and (reach.whole or a.organization_id = reach.of_organization or acts_for = reach.of_organization)
+           and (reach.whole or acts_for = reach.of_organization)
       ) e
       left join auth.audit_event_types t on t.action = (e.a).action
       cross join lateral auth.tell_event(e.a, t.summary, e.extent) told

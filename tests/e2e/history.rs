@@ -238,7 +238,8 @@ async fn an_organization_is_told_nothing_of_another_one() {
     let theirs = Tenant::found(&admin, &service, "theirs").await;
     // The member of ours belongs to theirs too, and works there now with the one session, and here with another one.
     let bob = &ours.member;
-    let join = "insert into auth.organization_members (organization_id, user_id, role) values ($1, $2, 'ORGANIZATION_MEMBER')";
+    let join =
+        "insert into auth.organization_members (organization_id, user_id, role) values ($1, $2, 'ORGANIZATION_MEMBER')";
     run(&admin, join, &[&theirs.id, &bob.user_id]).await;
     let switch = "select outcome from auth.switch_organization($1)";
     assert_eq!(act_as(&service, bob, switch, &[&theirs.id]).await.unwrap()[0].get::<_, &str>(0), "switched");
@@ -256,7 +257,8 @@ async fn an_organization_is_told_nothing_of_another_one() {
         (&ours.owner, other_session, &["session_revoked"]),
         (&theirs.owner, other_session, &[]),
     ] {
-        let rows = act_as(&service, reader, "select h::text, h.action from auth.session_history($1) h", &[&session]).await;
+        let rows =
+            act_as(&service, reader, "select h::text, h.action from auth.session_history($1) h", &[&session]).await;
         let rows = rows.unwrap();
         let actions: Vec<&str> = rows.iter().map(|row| row.get(1)).collect();
         assert_eq!(actions, expected);
@@ -289,7 +291,10 @@ async fn a_summary_is_one_line_whatever_is_in_the_details() {
         (serde_json::json!({"device_name": null, "amr": []}), "Opened ()"),
         (serde_json::json!({"device_name": "{amr}[x]\u{1b}[31m\n", "amr": ["a"]}), "Opened on (amr)(x) (31m  (a)"),
         (serde_json::json!({"sessions": ["a", "b", "c"], "amr": ["a"]}), "Opened (a), ended: 3"),
-        (serde_json::json!({"device_name": "x".repeat(1000), "amr": "a"}), &format!("Opened on {} (a)", "x".repeat(200))),
+        (
+            serde_json::json!({"device_name": "x".repeat(1000), "amr": "a"}),
+            &format!("Opened on {} (a)", "x".repeat(200)),
+        ),
         (serde_json::json!({}), "Opened (?)"),
         (serde_json::json!([1, 2]), "Opened (?)"),
         (serde_json::json!(null), "Opened (?)"),
