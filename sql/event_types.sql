@@ -47,6 +47,7 @@ create view auth.audit_event_types with (security_invoker = true) as
       ('recovery_window_opened', 1, 'After a failover or a restore: tokens newer than the database are accepted for a while.',
        'Recovery window until {closes_at}, up to {max_gap} generations[; nothing was answered since {stopped_at}]',
        '{"closes_at": "timestamptz", "max_gap": "int", "stopped_at": "timestamptz?"}'),
+      ('recovery_window_closed', 1, 'A recovery window was closed before its time.', 'Recovery window closed', '{}'),
       ('device_fingerprint_mismatch', 1, 'A genuine token came from another device than the one that logged in.',
        'Another device than the session''s own[, {device_name}] (policy: {policy}, time {times})',
        '{"policy": "text", "device_name": "text?", "times": "int"}'),
