@@ -24,6 +24,7 @@ use crate::{
     oidc::Federation,
     operations::Operations,
     origin::{Origins, WithCors},
+    pages,
     password::Passwords,
     routes,
     slugs::Slugs,
@@ -194,7 +195,7 @@ pub fn endpoint(app: Arc<App>) -> impl Endpoint<Output = Response> {
     let operations = Arc::new(Operations::of::<Api>());
     let origins = app.origins.clone();
     let shared = app.clone();
-    let endpoint = Route::new()
+    let endpoint = pages::routes(Route::new())
         .at("/docs", get(swagger_ui).data(docs))
         .at("/openapi.json", get(openapi_json).data(document))
         .nest_no_strip("/", service)
@@ -230,6 +231,7 @@ async fn around<E: Endpoint>(
     let id = RequestId::of(&request);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    let page = pages::refusal::Asked::of(&request);
     request.extensions_mut().insert(id.clone());
     let client = app.proxies.client_of(&request);
     request.extensions_mut().insert(client);
@@ -252,13 +254,16 @@ async fn around<E: Endpoint>(
         (Some(OperationId(name)), _) => name,
         (None, "/docs") => "docs",
         (None, "/openapi.json") => "openapi",
-        _ => "none",
+        (None, path) => pages::operation(path).unwrap_or("none"),
     };
 
     if !response.status().is_success() && !response.status().is_redirection() {
         let problem = response.data().cloned().unwrap_or_else(|| Problem::of_status(response.status()));
         let for_oauth = routes::introspection::PATHS.contains(&path.as_str());
-        response = if for_oauth { problem.for_oauth() } else { problem }.response(&id.0);
+        response = match page {
+            Some(page) => page.refuse(&problem, &id.0),
+            None => if for_oauth { problem.for_oauth() } else { problem }.response(&id.0),
+        };
         if response.status() == StatusCode::METHOD_NOT_ALLOWED
             && let Ok(allowed) = HeaderValue::try_from(operations.methods(&path))
         {

@@ -74,7 +74,8 @@ impl Credential {
         }
     }
 
-    async fn of(request: &Request, body: &mut RequestBody) -> Result<Self, Problem> {
+    /// Of a request.
+    pub async fn of(request: &Request, body: &mut RequestBody) -> Result<Self, Problem> {
         let app = request.data::<Arc<App>>().ok_or(Code::InternalError)?;
         // Who sends the header means it: there is no falling back to a cookie behind it.
         if let Some(value) = request.headers().get(header::AUTHORIZATION) {

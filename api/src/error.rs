@@ -275,6 +275,11 @@ impl Problem {
         self.code
     }
 
+    /// The sentence for people.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     fn details(&self, request_id: &str) -> ProblemDetails {
         let status = self.code.status();
         ProblemDetails {

@@ -30,6 +30,7 @@ mod mailer;
 mod oidc;
 mod operations;
 mod origin;
+mod pages;
 mod password;
 mod personal_access_token;
 mod refresh_token;

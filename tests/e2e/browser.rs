@@ -1,11 +1,72 @@
 //! What only a real browser can show, in Debian's Chromium (`tests/browser`).
 
-use auth_sessions_tests::{Server, TestDb};
+use std::process::Stdio;
+
+use auth_sessions_tests::{
+    Server, TestDb,
+    sql::{let_authentication_age, run},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    process::Command,
+};
+use tokio_postgres::Client;
 
 /// A port that nobody has at the moment; whoever takes it meanwhile makes the script fail with a clear error.
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address").port()
+}
+
+/// The port of a server: browsers keep Secure cookies for `localhost`.
+fn port(server: &Server) -> String {
+    server.url().rsplit(':').next().expect("a port").to_owned()
+}
+
+/// Runs a script. A line `@WHAT` of it is done in the database, and answered with a line.
+async fn browse(arguments: &[&str], server: &Server, admin: &Client) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/browser/run");
+    let mut command = Command::new(script);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().expect("tests/browser/run");
+    let mut stdin = child.stdin.take().expect("piped");
+    let mut stderr = child.stderr.take().expect("piped");
+    let complaints = tokio::spawn(async move {
+        let mut said = String::new();
+        let _ = stderr.read_to_string(&mut said).await;
+        said
+    });
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut said = String::new();
+    while let Some(line) = lines.next_line().await.expect("a line") {
+        if let Some(what) = line.strip_prefix('@') {
+            arrange(admin, what).await;
+            stdin.write_all(b"done\n").await.expect("it listens");
+        } else {
+            said += &line;
+            said.push('\n');
+        }
+    }
+    let status = child.wait().await.expect("its end");
+    assert!(status.success(), "{said}{}\n{}", complaints.await.expect("stderr"), server.log());
+}
+
+/// What a script cannot do by HTTP.
+async fn arrange(admin: &Client, what: &str) {
+    match what {
+        "end every session" => {
+            run(admin, "select auth.revoke_session_family(family_id) from auth.sessions", &[]).await;
+        }
+        "let the authentication age" => let_authentication_age(admin, "1 hour").await,
+        "name every device a script" => {
+            let name = r#"<img src=x onerror=alert(1)><script>alert(2)</script>'""#;
+            run(admin, "update auth.sessions set device_name = $1, user_agent = $1", &[&name]).await;
+        }
+        "verify every e-mail" => {
+            run(admin, "update auth.users set email_verified_at = now()", &[]).await;
+        }
+        _ => panic!("nobody knows how to {what}"),
+    }
 }
 
 #[tokio::test]
@@ -14,13 +75,20 @@ async fn cookies_are_kept_sent_and_withheld_as_they_are_meant_to() {
     let app_port = free_port();
     let origin = format!("http://localhost:{app_port}");
     let server = Server::start(&db, &[("CORS_ORIGINS", origin.as_str())]).await;
-    let api_port = server.url().rsplit(':').next().expect("a port").to_owned();
+    let app_port = app_port.to_string();
+    browse(&["cookies.mjs", &port(&server), &app_port], &server, &db.superuser().await).await;
+}
 
+#[tokio::test]
+async fn the_account_page_does_what_it_says() {
+    let db = TestDb::create().await;
+    let server = Server::start(&db, &[]).await;
+    browse(&["account.mjs", &port(&server)], &server, &db.superuser().await).await;
+}
+
+#[tokio::test]
+async fn the_vendored_libraries_are_those_of_their_packages() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/browser/run");
-    let mut command = tokio::process::Command::new(script);
-    let output =
-        command.args(["cookies.mjs", &api_port, &app_port.to_string()]).output().await.expect("tests/browser/run");
-
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{said}\n{}", server.log());
+    let output = Command::new(script).arg("vendored.mjs").output().await.expect("tests/browser/run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

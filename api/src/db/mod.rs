@@ -44,6 +44,7 @@ pub use self::acting::Scope;
 pub use self::clients::{ActiveToken, AnyToken, ListedClient};
 use self::clock::DatabaseClock;
 pub use self::federation::{Federated, FederatedStepUp};
+pub use self::identity::ListedSession;
 pub use self::installation::Finding;
 pub use self::invitations::{Invitation, Joined};
 pub use self::limits::{Asked, Taken};
@@ -54,7 +55,7 @@ pub use self::outbox::{Mail, Outbox};
 use self::params::Params;
 pub use self::passwords::PasswordChange;
 pub use self::security_events::{EventFilter, SecurityEvent};
-pub use self::sessions::{AccessGrant, Grant, Lifetimes, Login, NewAccount, Profile, Rotation, SignUp};
+pub use self::sessions::{AccessGrant, Grant, Lifetimes, Login, NewAccount, Organization, Profile, Rotation, SignUp};
 pub use self::step_up::StepUp;
 use crate::{
     config::DatabaseConfig,
