@@ -45,6 +45,12 @@ grant execute on function
 -- Does what is due, a bounded part of it, and nothing else: harmless whoever calls it, and as often as they like.
 grant execute on function auth.run_maintenance to auth_api, auth_admin;
 
+-- The dashboard. Each shows, and ends, what the proved session's user oversees (sql/oversight.sql); nobody else anything.
+grant execute on function
+  auth.oversight, auth.oversee_figures, auth.oversee_activity, auth.oversee_incidents, auth.oversee_lockouts, auth.oversee_sessions,
+  auth.oversee_upkeep, auth.oversee_news, auth.end_overseen_family, auth.end_overseen_sessions
+  to auth_api;
+
 -- Operators end sessions and configure; they never become somebody: no assume_session.
 grant execute on function
   auth.revoke_session_family, auth.handle_token_replay, auth.cleanup_expired_sessions(),
@@ -115,4 +121,4 @@ grant select (id, user_id, organization_id, name, scopes, created_at, expires_at
   on auth.personal_access_tokens to auth_api, auth_monitor, auth_admin;
 grant select on auth.audit_log to auth_api, auth_monitor, auth_admin;
 grant select on auth.audit_seals to auth_monitor, auth_admin;
-grant select on auth.recovery_windows, auth.identities, auth.operators to auth_monitor, auth_admin;
+grant select on auth.recovery_windows, auth.identities, auth.operators, auth.samples to auth_monitor, auth_admin;

@@ -6,7 +6,7 @@
 -- the log and waits for a row. What cannot be locked soon is left for the next call, and its locks are given back at once.
 create function auth.run_maintenance(batch_size int default 10000)
   returns table (task text, outcome text, amount bigint, more boolean, elapsed interval, detail text)
-  language plpgsql volatile parallel unsafe security definer rows 7 set search_path = pg_catalog, pg_temp
+  language plpgsql volatile parallel unsafe security definer rows 8 set search_path = pg_catalog, pg_temp
   as $$
 declare
   of_the_log constant text[] := array['partitions', 'seals', 'retention'];
@@ -40,7 +40,7 @@ begin
     return next;
     return;
   end if;
-  foreach task in array of_the_log || array['sessions', 'counters', 'mail', 'id_tokens'] loop
+  foreach task in array of_the_log || array['sessions', 'counters', 'mail', 'id_tokens', 'samples'] loop
     task_began := clock_timestamp();
     outcome := 'done';
     amount := 0;
@@ -57,6 +57,7 @@ begin
         when 'counters' then amount := auth.forget_attempts(batch_size);
         when 'mail' then amount := auth.forget_mail(batch_size);
         when 'id_tokens' then amount := auth.forget_id_tokens(batch_size);
+        when 'samples' then amount := auth.take_sample();
       end case;
     exception
       when lock_not_available then
@@ -77,4 +78,4 @@ begin
   perform auth.count_maintenance((extract(epoch from clock_timestamp() - began) * 1000000)::bigint, failures);
 end
 $$;
-comment on function auth.run_maintenance is 'Everything that must be done regularly, a bounded part of it per call: makes the audit log''s coming months, seals those that are over, drops those older than auth_sessions.audit_retention, deletes sessions older than auth_sessions.session_retention, old counters, mail and tokens. One row per task; outcome is done, postponed (the lock was not to be had soon), failed (detail says why, and it is in the server''s log), or, for task all, busy (somebody else is at it) or standby. Call again while more is true for any. Blocks no refresh. Called by the background worker (auth_sessions.cleanup_database); without it by pg_cron, or by the service (MAINTENANCE_INTERVAL_SECONDS).';
+comment on function auth.run_maintenance is 'Everything that must be done regularly, a bounded part of it per call: makes the audit log''s coming months, seals those that are over, drops those older than auth_sessions.audit_retention, deletes sessions older than auth_sessions.session_retention, old counters, mail and tokens, and takes a sample for the charts every quarter of an hour. One row per task; outcome is done, postponed (the lock was not to be had soon), failed (detail says why, and it is in the server''s log), or, for task all, busy (somebody else is at it) or standby. Call again while more is true for any. Blocks no refresh. Called by the background worker (auth_sessions.cleanup_database); without it by pg_cron, or by the service (MAINTENANCE_INTERVAL_SECONDS).';

@@ -22,6 +22,7 @@ select auth.protect_audit_partition(i.inhrelid) from pg_catalog.pg_inherits i wh
 create policy operators_read on auth.users for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.organizations for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.organization_members for select to auth_monitor, auth_admin using (true);
+create policy operators_read on auth.samples for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.operators for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.identities for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.organization_invitations for select to auth_monitor, auth_admin using (true);

@@ -389,6 +389,30 @@ comment on column auth.audit_log.actor_user_id is 'The user who acted, where the
 comment on column auth.audit_log.correlation_id is 'The x-request-id of the HTTP request.';
 comment on sequence auth.audit_log_id_seq is 'Ids of audit rows: unique, ascending per connection.';
 
+-- What maintenance saw, for charts: see samples.sql.
+create table auth.samples (
+  taken_at timestamptz primary key,
+  live_sessions bigint not null,
+  used_in_last_hour bigint not null,
+  kept_sessions bigint not null,
+  session_bytes bigint not null,
+  audit_bytes bigint not null,
+  opened bigint not null,
+  ended bigint not null,
+  failed_logins bigint not null,
+  lockouts bigint not null,
+  replays bigint not null,
+  stats_reset timestamptz,
+  rotated bigint,
+  retried bigint,
+  refused bigint
+);
+comment on table auth.samples is 'What auth.run_maintenance() saw every quarter of an hour, kept for 100 days: for charts of how things grow.';
+comment on column auth.samples.live_sessions is 'Sessions neither revoked nor expired; kept_sessions: over, and not cleaned away yet.';
+comment on column auth.samples.audit_bytes is 'All months of the audit log, indexes included.';
+comment on column auth.samples.opened is 'Audit rows since the sample before (at most a day): auth_session_created. So ended, failed_logins, lockouts and replays.';
+comment on column auth.samples.rotated is 'As auth.session_statistics counts it, since stats_reset; retried and refused: the sums of its other columns. Null: nobody counts.';
+
 -- What an operation on a session answers. One row; everything but outcome is null unless the outcome grants something.
 create type auth.session_outcome as (
   outcome text,
@@ -444,5 +468,6 @@ select pg_catalog.pg_extension_config_dump('auth.personal_access_tokens', '');
 select pg_catalog.pg_extension_config_dump('auth.recovery_windows', '');
 select pg_catalog.pg_extension_config_dump('auth.instance', '');
 select pg_catalog.pg_extension_config_dump('auth.clients', '');
+select pg_catalog.pg_extension_config_dump('auth.samples', '');
 select pg_catalog.pg_extension_config_dump('auth.audit_log_default', '');
 select pg_catalog.pg_extension_config_dump('auth.audit_log_id_seq', '');

@@ -26,10 +26,13 @@ extension_sql_file!("../../sql/passwords.sql", name = "passwords", requires = ["
 extension_sql_file!("../../sql/clients.sql", name = "clients", requires = ["passwords"]);
 extension_sql_file!("../../sql/adoption.sql", name = "adoption", requires = ["clients"]);
 extension_sql_file!("../../sql/statistics.sql", name = "statistics", requires = ["adoption"]);
-extension_sql_file!("../../sql/maintenance.sql", name = "maintenance", requires = ["statistics"]);
+extension_sql_file!("../../sql/samples.sql", name = "samples", requires = ["statistics"]);
+extension_sql_file!("../../sql/maintenance.sql", name = "maintenance", requires = ["samples"]);
 extension_sql_file!("../../sql/views.sql", name = "views", requires = ["maintenance"]);
 extension_sql_file!("../../sql/event_types.sql", name = "event_types", requires = ["views"]);
 extension_sql_file!("../../sql/history.sql", name = "history", requires = ["event_types"]);
-extension_sql_file!("../../sql/installation.sql", name = "installation", requires = ["history"]);
+extension_sql_file!("../../sql/oversight.sql", name = "oversight", requires = ["history"]);
+extension_sql_file!("../../sql/oversight_sessions.sql", name = "oversight_sessions", requires = ["oversight"]);
+extension_sql_file!("../../sql/installation.sql", name = "installation", requires = ["oversight_sessions"]);
 extension_sql_file!("../../sql/policies.sql", name = "policies", requires = ["installation"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);

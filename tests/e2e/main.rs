@@ -53,6 +53,7 @@ mod operators;
 mod organizations;
 mod organizations_http;
 mod outbox;
+mod oversight;
 mod overtaken;
 mod passwords;
 mod personal_access_tokens;

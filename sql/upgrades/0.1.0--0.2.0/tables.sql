@@ -67,3 +67,22 @@ create type auth.history_event as (
   details jsonb,
   actor text
 );
+
+-- Samples, for charts.
+create table auth.samples (
+  taken_at timestamptz primary key,
+  live_sessions bigint not null,
+  used_in_last_hour bigint not null,
+  kept_sessions bigint not null,
+  session_bytes bigint not null,
+  audit_bytes bigint not null,
+  opened bigint not null,
+  ended bigint not null,
+  failed_logins bigint not null,
+  lockouts bigint not null,
+  replays bigint not null,
+  stats_reset timestamptz,
+  rotated bigint,
+  retried bigint,
+  refused bigint
+);
