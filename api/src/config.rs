@@ -5,20 +5,21 @@ mod clients;
 mod federation;
 mod help;
 mod issuer;
+mod keys;
 mod limits;
 mod mail;
 
-use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 use cookie::SameSite;
 
 use self::help::settings;
-pub use self::help::{admin_help, adoption_help, help};
+pub use self::help::{admin_help, adoption_help, help, keys_help};
 use crate::{
     adopted_token::AdoptedTokens,
     client_address::Proxies,
     cookies::CookiePolicy,
-    keys::{GENERATE, KeyRings, Peppers, SigningKeys, TokenKeys},
+    keys::source::{KeySource, Ring},
     limits::LimitsConfig,
     mailer::MailerConfig,
     oidc::FederationConfig,
@@ -59,6 +60,7 @@ pub struct LogConfig {
 }
 
 /// How to reach the database.
+#[derive(Clone)]
 pub struct DatabaseConfig {
     /// As tokio-postgres reads it.
     pub postgres: tokio_postgres::Config,
@@ -79,6 +81,22 @@ pub struct PasswordConfig {
     pub queue: usize,
 }
 
+/// What `auth-api keys` needs to know.
+pub struct KeysConfig {
+    /// Where the keys are.
+    pub source: KeySource,
+    /// How often the service reads them anew; none: only on SIGHUP.
+    pub refresh: Option<Duration>,
+    /// Life of an access token.
+    pub access_token_ttl: Duration,
+    /// Life of a refresh token.
+    pub refresh_token_ttl: Duration,
+    /// The service's own login, which knows the peppers in use; or why there is none.
+    pub service_database: Result<DatabaseConfig, String>,
+    /// A login that sees all sessions; or why there is none.
+    pub admin_database: Result<DatabaseConfig, String>,
+}
+
 /// All settings, checked.
 pub struct Config {
     /// Where to listen.
@@ -87,8 +105,10 @@ pub struct Config {
     pub clients: ClientBounds,
     /// The database.
     pub database: DatabaseConfig,
-    /// The keys.
-    pub keys: KeyRings,
+    /// Where the keys are.
+    pub keys: KeySource,
+    /// How often they are read anew; none: only on SIGHUP.
+    pub key_refresh: Option<Duration>,
     /// Refresh tokens of a system that was taken over.
     pub adopted_tokens: Option<AdoptedTokens>,
     /// The claim iss of access tokens.
@@ -157,10 +177,6 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         self.optional(name).ok_or_else(|| ConfigError(format!("{name} is not set. {hint}")))
     }
 
-    fn key(&self, name: &str) -> Result<String, ConfigError> {
-        self.required(name, &format!("Make a key with `{GENERATE}`, keep it, and give it to every node."))
-    }
-
     fn parsed<T: FromStr<Err: fmt::Display>>(&self, name: &str) -> Result<T, ConfigError> {
         let value = self.text(name);
         value.parse().map_err(|why| ConfigError(format!("{name}={value} cannot be used: {why}.")))
@@ -173,31 +189,6 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         } else {
             Err(ConfigError(format!("{name}={value} cannot be used: it must be between {min} and {max}.")))
         }
-    }
-
-    fn hmac_secrets(&self) -> Result<TokenKeys, ConfigError> {
-        let (name, value) = match (self.optional("HMAC_SECRETS"), self.optional("HMAC_SECRET")) {
-            (Some(_), Some(_)) => {
-                let sentence =
-                    "HMAC_SECRETS and HMAC_SECRET are both set. Put all keys into HMAC_SECRETS, the issuing one first.";
-                return Err(ConfigError(sentence.into()));
-            }
-            (None, Some(value)) => ("HMAC_SECRET", value),
-            _ => ("HMAC_SECRETS", self.key("HMAC_SECRETS")?),
-        };
-        Ok(TokenKeys::parse(name, &value)?)
-    }
-
-    fn peppers(&self) -> Result<Peppers, ConfigError> {
-        Ok(Peppers::parse("PASSWORD_PEPPERS", &self.key("PASSWORD_PEPPERS")?)?)
-    }
-
-    fn key_rings(&self) -> Result<KeyRings, ConfigError> {
-        Ok(KeyRings {
-            token_keys: Arc::new(self.hmac_secrets()?),
-            peppers: Arc::new(self.peppers()?),
-            signing_keys: Arc::new(SigningKeys::parse("JWT_SIGNING_KEYS", &self.key("JWT_SIGNING_KEYS")?)?),
-        })
     }
 
     fn database(&self) -> Result<DatabaseConfig, ConfigError> {
@@ -256,6 +247,14 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         }
     }
 
+    fn access_token_ttl(&self) -> Result<Duration, ConfigError> {
+        Ok(Duration::from_secs(self.number("ACCESS_TOKEN_TTL_SECONDS", 10, 86_400)?))
+    }
+
+    fn refresh_token_ttl(&self) -> Result<Duration, ConfigError> {
+        Ok(Duration::from_secs(self.number("REFRESH_TOKEN_TTL_SECONDS", 60, 31_536_000)?))
+    }
+
     fn config(&self) -> Result<Config, ConfigError> {
         let (issuer, metadata) = self.issuer()?;
         Ok(Config {
@@ -263,13 +262,14 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             clients: self.client_bounds()?,
             database: self.database()?,
             federation: self.federation()?,
-            keys: self.key_rings()?,
+            keys: self.key_source(&Ring::ALL)?,
+            key_refresh: self.key_refresh()?,
             adopted_tokens: self.adopted_tokens()?,
             issuer,
             audience: self.text("JWT_AUDIENCE"),
             metadata,
-            access_token_ttl: Duration::from_secs(self.number("ACCESS_TOKEN_TTL_SECONDS", 10, 86_400)?),
-            refresh_token_ttl: Duration::from_secs(self.number("REFRESH_TOKEN_TTL_SECONDS", 60, 31_536_000)?),
+            access_token_ttl: self.access_token_ttl()?,
+            refresh_token_ttl: self.refresh_token_ttl()?,
             slug_cache: Duration::from_secs(self.number("SLUG_CACHE_SECONDS", 0, 60)?),
             unremembered_ttl: Duration::from_secs(self.number("UNREMEMBERED_TTL_SECONDS", 60, 31_536_000)?),
             maintenance_interval: match self.number("MAINTENANCE_INTERVAL_SECONDS", 0, 86_400)? {
@@ -291,9 +291,14 @@ pub fn admin_database(lookup: impl Fn(&str) -> Option<String>) -> Result<Databas
     Reader(lookup).admin_database()
 }
 
-/// Reads the peppers alone; `lookup` is the environment.
-pub fn peppers(lookup: impl Fn(&str) -> Option<String>) -> Result<Peppers, ConfigError> {
-    Reader(lookup).peppers()
+/// Reads where these keys are, and nothing else; `lookup` is the environment.
+pub fn key_source(lookup: impl Fn(&str) -> Option<String>, rings: &[Ring]) -> Result<KeySource, ConfigError> {
+    Reader(lookup).key_source(rings)
+}
+
+/// Reads the settings of `auth-api keys`, for these rings; `lookup` is the environment.
+pub fn keys_config(lookup: impl Fn(&str) -> Option<String>, rings: &[Ring]) -> Result<KeysConfig, ConfigError> {
+    Reader(lookup).keys_config(rings)
 }
 
 /// Reads the log's settings; `lookup` is the environment.
@@ -311,6 +316,7 @@ pub fn config(lookup: impl Fn(&str) -> Option<String>) -> Result<Config, ConfigE
 mod tests {
     use super::help::ADMIN_SETTINGS;
     use super::*;
+    use crate::keys::GENERATE;
 
     const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
     const COMPLETE: &[(&str, &str)] = &[
@@ -368,8 +374,6 @@ mod tests {
         }
         let sentence = with(&[("DATABASE_URL", "postgres://u:hunter2@h/d?nonsense=1")]).err().unwrap();
         assert!(!sentence.contains("hunter2"), "{sentence}");
-        assert!(with(&[("HMAC_SECRET", KEY)]).err().unwrap().contains("both"));
-        assert!(with(&[("HMAC_SECRETS", ""), ("HMAC_SECRET", KEY)]).is_ok());
         assert!(log_config(|_| Some("yaml".into())).is_err());
     }
 
@@ -381,6 +385,15 @@ mod tests {
             COMPLETE.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
         };
         assert!(log_config(lookup).is_ok() && config(lookup).is_ok() && admin_database(lookup).is_ok());
+        // With Vault, other settings are read.
+        let in_vault = |name: &str| match name {
+            "KMS_PROVIDER" => Some("vault".to_owned()),
+            "VAULT_ADDR" => Some("http://127.0.0.1:8200".to_owned()),
+            "VAULT_TOKEN" | "VAULT_KV_PATH" => lookup(name).or(Some("a/b".to_owned())),
+            name if name.starts_with("VAULT_") => lookup(name),
+            name => lookup(name).filter(|_| name == "DATABASE_URL"),
+        };
+        assert!(config(in_vault).is_ok());
         let (help, admin_help) = (help(), admin_help());
         assert!(ADMIN_SETTINGS.iter().all(|name| admin_help.contains(name)));
         for (name, ..) in settings() {

@@ -76,9 +76,15 @@ async fn examine_service(report: &mut Report, config: Config) {
         Ok(()) => report.ok("version"),
         Err(why) => return report.not_right("version", why),
     }
-    match upkeep::check_peppers(&db, &config.keys.peppers).await {
-        Ok(()) => report.ok("peppers"),
-        Err(why) => report.not_right("peppers", why),
+    match config.keys.load().await {
+        Err(sentence) => report.error("keys", &sentence, "The service would not start with them."),
+        Ok(rings) => {
+            report.ok("keys");
+            match upkeep::check_peppers(&db, &rings.peppers).await {
+                Ok(()) => report.ok("peppers"),
+                Err(why) => report.not_right("peppers", why),
+            }
+        }
     }
     examine_clock(report, &db).await;
     match db.limits().await {

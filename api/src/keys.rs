@@ -5,6 +5,10 @@
 //! move it first on every node; remove the old one when nothing uses it any more.
 
 mod current;
+pub mod file;
+pub mod reload;
+pub mod source;
+pub mod vault;
 
 use std::fmt;
 
@@ -23,7 +27,7 @@ use zeroize::Zeroizing;
 pub use self::current::{CurrentKeys, KeyRings};
 
 /// A command that prints a fresh key, for messages.
-pub const GENERATE: &str = "openssl rand -hex 32";
+pub const GENERATE: &str = "auth-api keys generate";
 
 /// The `typ` of what [`SigningKey`] signs: access tokens (RFC 9068 §2.1) and nothing else.
 pub const JWT_TYPE: &str = "at+jwt";
@@ -169,6 +173,11 @@ impl TokenKeys {
         &self.0
     }
 
+    /// Their names, the one that issues first.
+    pub fn names(&self) -> Vec<String> {
+        self.0.iter().map(|key| u32::from_be_bytes(key.id)).map(|id| format!("{id:08x}")).collect()
+    }
+
     /// The key of that name.
     pub fn find(&self, id: [u8; 4]) -> Option<&TokenKey> {
         self.0.iter().find(|key| key.id == id)
@@ -188,6 +197,16 @@ impl Peppers {
     /// The pepper of new verifiers.
     pub fn current_id(&self) -> i32 {
         self.0[0].0
+    }
+
+    /// Their names, the current one first.
+    pub fn ids(&self) -> impl Iterator<Item = i32> {
+        self.0.iter().map(|(id, _)| *id)
+    }
+
+    /// The same as text.
+    pub fn names(&self) -> Vec<String> {
+        self.ids().map(|id| id.to_string()).collect()
     }
 
     /// Whether the pepper of that name is in the ring.
@@ -244,6 +263,11 @@ impl SigningKeys {
     /// The key of that name.
     pub fn find(&self, kid: &str) -> Option<&SigningKey> {
         self.0.iter().find(|key| key.kid == kid)
+    }
+
+    /// Their names, the one that signs first.
+    pub fn names(&self) -> Vec<String> {
+        self.0.iter().map(|key| key.kid.clone()).collect()
     }
 
     /// All of them, the one that signs first.

@@ -25,6 +25,7 @@ mod form;
 pub mod fuzzing;
 mod json;
 mod keys;
+mod keys_command;
 mod limits;
 mod mailer;
 mod oidc;
@@ -64,7 +65,11 @@ use crate::{
     access_token::AccessTokens,
     app::App,
     config::{Config, LogConfig, LogFormat},
-    keys::CurrentKeys,
+    keys::{
+        CurrentKeys,
+        reload::Reload,
+        source::{KeySource, Ring},
+    },
     limits::Limits,
     mailer::Mailer,
     password::Passwords,
@@ -89,6 +94,9 @@ enum Command {
     /// Makes, lists and ends confidential clients: programs that may introspect and revoke tokens.
     #[command(subcommand, after_help = config::admin_help(), after_long_help = config::admin_help())]
     Clients(clients_command::ClientsCommand),
+    /// Makes, lists, rotates and retires the keys of the service, in files and in Vault.
+    #[command(subcommand, after_help = config::keys_help(), after_long_help = config::keys_help())]
+    Keys(keys_command::KeysCommand),
     /// Examines the installation, and says of each finding what to do. Exit code: 0, 1 with warnings, 2 with errors.
     #[command(after_help = config::help(), after_long_help = config::help())]
     Doctor {
@@ -123,7 +131,10 @@ pub fn main() -> ExitCode {
             Err(sentence) => Err(sentence),
         },
         Command::Clients(command) => operate(|db| clients_command::run(command, db)),
-        Command::Adopt(args) => operate(|db| adoption::adopt(args, db, &|| config::peppers(environment))),
+        Command::Keys(command) => manage_keys(command),
+        Command::Adopt(args) => {
+            operate(|db| adoption::adopt(args, db, &|| config::key_source(environment, &[Ring::Peppers])))
+        }
         Command::Rollback(args) => operate(|db| adoption::rollback(args, db)),
     };
     match result {
@@ -152,6 +163,14 @@ fn operate<F: Future<Output = Result<(), String>>>(command: impl FnOnce(db::Db) 
     runtime.block_on(command(db::Db::new(database)?))
 }
 
+fn manage_keys(command: keys_command::KeysCommand) -> Result<(), String> {
+    init_log(config::log_config(environment).map_err(|error| error.to_string())?)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let config = |rings: &[Ring]| config::keys_config(environment, rings).map_err(|error| error.to_string());
+    runtime.block_on(keys_command::run(command, config))
+}
+
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
@@ -165,8 +184,12 @@ fn examine(json: bool) -> Result<ExitCode, String> {
 
 fn init_log(LogConfig { format, filter }: LogConfig) -> Result<(), String> {
     let filter = EnvFilter::try_new(&filter).map_err(|error| format!("RUST_LOG={filter} cannot be used: {error}."))?;
-    // Libraries are heard from info up, whatever RUST_LOG says: at debug, tokio-postgres prints the parameters.
-    let harmless = filter_fn(|event| event.target().starts_with("auth_api") || *event.level() <= Level::INFO);
+    // Libraries are heard from info up, whatever RUST_LOG says: at debug, tokio-postgres prints the parameters. Those that
+    // talk to Vault are not heard at all: each of their errors comes back, and is said once, with what to do.
+    let harmless = filter_fn(|event| {
+        let quiet = ["vaultrs", "rustify"].iter().any(|library| event.target().starts_with(library));
+        event.target().starts_with("auth_api") || (*event.level() <= Level::INFO && !quiet)
+    });
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
         LogFormat::Pretty => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).boxed(),
@@ -176,11 +199,11 @@ fn init_log(LogConfig { format, filter }: LogConfig) -> Result<(), String> {
     Ok(())
 }
 
-/// What every request may need, of the settings; connects to nothing yet.
-fn assemble(config: Config) -> Result<App, String> {
+/// What every request may need, of the settings, and where its keys are. Connects to nothing yet, but for the keys.
+async fn assemble(config: Config) -> Result<(App, KeySource), String> {
     let hashing = config.passwords;
-    let keys = Arc::new(CurrentKeys::new(config.keys));
-    Ok(App {
+    let keys = Arc::new(CurrentKeys::new(config.keys.load().await?));
+    let app = App {
         db: db::Db::new(config.database)?,
         adopted_tokens: config.adopted_tokens,
         access_tokens: AccessTokens::new(keys.clone(), config.issuer, config.audience),
@@ -197,15 +220,21 @@ fn assemble(config: Config) -> Result<App, String> {
         proxies: config.proxies,
         readiness: Default::default(),
         keys,
-    })
+    };
+    Ok((app, config.keys))
 }
 
 async fn run(mut config: Config) -> Result<(), String> {
     device::prepare();
+    // From here on it asks for the keys anew, and no more ends the process.
+    let hangup = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
     let (listen, clients, mailer) = (config.listen, config.clients.clone(), config.mailer.take());
     let maintenance_interval = config.maintenance_interval;
-    let app = Arc::new(assemble(config)?);
+    let key_interval = config.key_refresh;
+    let (app, source) = assemble(config).await?;
+    let app = Arc::new(app);
     upkeep::start(app.clone(), maintenance_interval).await?;
+    tokio::spawn(Reload { source, interval: key_interval, app: app.clone() }.run(hangup));
 
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;

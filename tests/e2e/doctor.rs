@@ -55,6 +55,7 @@ async fn the_doctor_finds_what_is_wrong_and_says_so_by_its_exit_code() {
         "settings",
         "logins",
         "version",
+        "keys",
         "peppers",
         "clock",
         "limits",

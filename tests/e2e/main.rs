@@ -39,6 +39,8 @@ mod identity;
 mod installation;
 mod introspection;
 mod invitations;
+mod keys;
+mod keys_vault;
 mod lifetimes;
 mod limits_http;
 mod login;

@@ -41,6 +41,8 @@
 //! | [`server`] | [`Server`]: the service as a process |
 //! | [`http`] | [`Api`]: a client of it |
 //! | [`pooler`] | PgBouncer in transaction mode |
+//! | [`key_files`] | the service's keys in files, and the commands that change them |
+//! | [`vault`] | a stand-in for Vault |
 //! | [`mail`] | a mail server, and what it has taken |
 //! | [`oidc`] | a real OpenID provider, and a browser that goes there and back |
 //! | [`wire`] | refresh tokens and JWTs taken apart and forged |
@@ -60,6 +62,7 @@ pub mod db;
 pub mod exporter;
 pub mod failover;
 pub mod http;
+pub mod key_files;
 pub mod mail;
 pub mod oidc;
 pub mod past;
@@ -71,14 +74,17 @@ pub mod sql;
 pub mod sql_fuzz;
 pub mod tenants;
 pub mod tokens;
+pub mod vault;
 pub mod wire;
 
 pub use cluster::{Cluster, OwnCluster};
 pub use db::TestDb;
 pub use http::{Answer, Api, Client, Session};
+pub use key_files::KeyFiles;
 pub use mail::MailServer;
 pub use oidc::OidcProvider;
 pub use server::Server;
+pub use vault::Vault;
 
 use std::time::{Duration, Instant};
 

@@ -150,6 +150,23 @@ impl Server {
         self.signal(rustix::process::Signal::TERM);
     }
 
+    /// Asks it to read its keys anew (SIGHUP), and waits until it says that it has, or why not: what it said.
+    pub async fn reload(&self) -> String {
+        let before = self.log().len();
+        self.signal(rustix::process::Signal::HUP);
+        let mut said = None;
+        crate::eventually("the keys are read anew", async || {
+            let log = self.log();
+            // A line that is there as a whole.
+            let lines = log[before..].split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            let mut answers = lines.filter(|line| line.contains("read anew") || line.contains("SIGHUP"));
+            said = answers.next().map(str::to_owned);
+            said.is_some()
+        })
+        .await;
+        said.expect("a line")
+    }
+
     /// Waits until it ended; panics after 30 seconds.
     pub async fn ended(&mut self) -> ExitStatus {
         let ended = tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await;

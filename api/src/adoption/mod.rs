@@ -28,7 +28,7 @@ use crate::{
         adoption::{Adoption, Check, ConvertedUser, OldUser, State, Step},
     },
     device,
-    keys::Peppers,
+    keys::{Peppers, source::KeySource},
     password::ForeignHash,
 };
 
@@ -58,13 +58,17 @@ pub struct AdoptArgs {
     report: Option<PathBuf>,
 }
 
-/// Reads the peppers when they are needed.
-type PepperReader<'a> = &'a dyn Fn() -> Result<Peppers, ConfigError>;
+/// Says where the peppers are when they are needed.
+type PepperSource<'a> = &'a dyn Fn() -> Result<KeySource, ConfigError>;
 
 /// Does it. An error is a sentence for the operator.
-pub async fn adopt(args: AdoptArgs, db: Db, peppers: PepperReader<'_>) -> Result<(), String> {
+pub async fn adopt(args: AdoptArgs, db: Db, peppers: PepperSource<'_>) -> Result<(), String> {
     let mapping = Mapping::read(&args.mapping)?;
-    let peppers = if mapping.has_passwords() { Some(peppers().map_err(|error| error.to_string())?) } else { None };
+    let peppers = if mapping.has_passwords() {
+        Some(peppers().map_err(|error| error.to_string())?.load_peppers().await?)
+    } else {
+        None
+    };
     let mapping = mapping.to_json();
     let door = db.adoption().await?;
     let state = door.state(&mapping).await?;

@@ -1,6 +1,6 @@
 //! What `--help` says of the settings. Those of a subject stand beside how they are read; the rest is here.
 
-use super::{adoption, clients, federation, issuer, limits, mail};
+use super::{adoption, clients, federation, issuer, keys, limits, mail};
 use crate::keys::GENERATE;
 
 /// Name, default and meaning; empty default: must be set, or is off.
@@ -26,24 +26,6 @@ const SETTINGS: &[(&str, &str, &str)] = &[
          to be set for the login, with alter role",
     ),
     ("AUTH_LISTEN", "127.0.0.1:8080", "Address and port to listen on; port 0 takes a free one"),
-    (
-        "HMAC_SECRETS",
-        "",
-        "Required. Keys of refresh tokens, comma-separated: the first issues, all verify. Each at least 32 random \
-         bytes, hex or base64",
-    ),
-    ("HMAC_SECRET", "", "One such key, instead of HMAC_SECRETS"),
-    (
-        "PASSWORD_PEPPERS",
-        "",
-        "Required. Keys of password proofs, comma-separated: the first is for new ones. One that verifiers still use \
-         must stay in the list",
-    ),
-    (
-        "JWT_SIGNING_KEYS",
-        "",
-        "Required. Ed25519 seeds of 32 bytes, comma-separated: the first signs access tokens, all verify",
-    ),
     ("JWT_AUDIENCE", "auth_sessions", "The claim aud"),
     (
         "ACCESS_TOKEN_TTL_SECONDS",
@@ -104,6 +86,7 @@ pub(super) fn settings() -> impl Iterator<Item = &'static (&'static str, &'stati
         clients::SETTINGS,
         federation::SETTINGS,
         issuer::SETTINGS,
+        keys::SETTINGS,
         limits::SETTINGS,
         mail::SETTINGS,
     ];
@@ -126,7 +109,13 @@ pub fn admin_help() -> String {
 
 /// The settings of `auth-api adopt`.
 pub fn adoption_help() -> String {
-    help_of(&[&ADMIN_SETTINGS[..], &["PASSWORD_PEPPERS"]].concat())
+    help_of(&[&ADMIN_SETTINGS[..], &keys::PEPPERS].concat())
+}
+
+/// The settings of `auth-api keys`.
+pub fn keys_help() -> String {
+    let own: Vec<&str> = keys::SETTINGS.iter().map(|(name, ..)| *name).collect();
+    help_of(&[&own[..], &keys::OF_COMMANDS].concat())
 }
 
 fn help_of(names: &[&str]) -> String {

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use chrono::{DateTime, Utc};
+
 use super::{Db, column, named};
 use crate::error::Problem;
 
@@ -67,6 +69,22 @@ impl Db {
         let sql = "select coalesce(pg_has_role(to_regrole($1), 'usage'), false), session_user::text";
         let row = self.one(sql, &[&group]).await?;
         Ok((column(&row, 0)?, column(&row, 1)?))
+    }
+
+    /// How many living sessions were not refreshed since then, and when the last of them ends; none: this login does not
+    /// see all sessions.
+    pub async fn sessions_not_used_since(
+        &self,
+        since: DateTime<Utc>,
+    ) -> Result<Option<(i64, Option<DateTime<Utc>>)>, Problem> {
+        let sql = "select pg_has_role('auth_monitor', 'usage') or pg_has_role('auth_admin', 'usage')";
+        if !column::<bool>(&self.one(sql, &[]).await?, 0)? {
+            return Ok(None);
+        }
+        let sql =
+            "select count(*), max(least(idle_expires_at, expires_at)) from auth.active_sessions where last_used < $1";
+        let row = self.one(sql, &[&since]).await?;
+        Ok(Some((column(&row, 0)?, column(&row, 1)?)))
     }
 
     /// The database's clock.

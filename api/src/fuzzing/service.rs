@@ -44,7 +44,8 @@ struct Service {
 thread_local! {
     static SERVICE: RefCell<Service> = RefCell::new({
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let app = assemble(config::config(setting).expect("good settings")).expect("a service");
+        let config = config::config(setting).expect("good settings");
+        let (app, _) = runtime.block_on(assemble(config)).expect("a service");
         let endpoint = app::endpoint(Arc::new(app)).map_to_response().boxed();
         Service { runtime, endpoint }
     });

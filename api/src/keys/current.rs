@@ -27,6 +27,16 @@ impl CurrentKeys {
         Self(ArcSwap::from_pointee(rings))
     }
 
+    /// All of them.
+    pub fn rings(&self) -> Arc<KeyRings> {
+        self.0.load_full()
+    }
+
+    /// From now on these.
+    pub fn replace(&self, rings: KeyRings) {
+        self.0.store(Arc::new(rings));
+    }
+
     /// Of refresh tokens.
     pub fn token_keys(&self) -> Arc<TokenKeys> {
         self.0.load().token_keys.clone()

@@ -1,6 +1,6 @@
 //! The public keys of access tokens.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use poem::web::Data;
 use poem_openapi::{ApiResponse, Object, OpenApi, types::Example};
@@ -58,6 +58,9 @@ enum Keys {
     Found(Json<KeySet>, #[oai(header = "Cache-Control")] String),
 }
 
+/// How long a set of keys may be kept by who asked for it: so long a new key is published before it signs.
+pub const MAX_AGE: Duration = Duration::from_secs(300);
+
 refusals!(JwksRefusals: []);
 
 /// Public keys.
@@ -74,7 +77,7 @@ impl JwksApi {
         let signing_keys = app.keys.signing_keys();
         let keys = signing_keys.all().iter();
         let keys = keys.map(|key| PublicKey::new(key.kid.clone(), key.public.clone())).collect();
-        // A new key is put last before it signs (`keys.rs`): five minutes of an old answer harm nobody.
-        Ok(Keys::Found(Json(KeySet { keys }), "public, max-age=300".into()))
+        // A new key is put last before it signs (`keys.rs`): an old answer harms nobody.
+        Ok(Keys::Found(Json(KeySet { keys }), format!("public, max-age={}", MAX_AGE.as_secs())))
     }
 }
