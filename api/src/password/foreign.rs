@@ -103,8 +103,10 @@ impl ForeignHash {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::password::Passwords;
+    use crate::{keys::CurrentKeys, password::Passwords};
 
     const PEPPER: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
@@ -145,11 +147,11 @@ mod tests {
 
     #[tokio::test]
     async fn who_had_a_password_there_has_it_here() {
-        let peppers = || Peppers::parse("PASSWORD_PEPPERS", PEPPER).unwrap();
+        let keys = Arc::new(CurrentKeys::of_tests(PEPPER));
         let today = Params { memory_kib: 64, iterations: 1, parallelism: 1 };
-        let passwords = Passwords::new(today, peppers(), 1, 1);
+        let passwords = Passwords::new(today, keys.clone(), 1, 1);
         for (hash, password, params) in FOREIGN {
-            let kept = ForeignHash::parse(hash).unwrap_or_else(|why| panic!("{hash} {why}")).verifier(&peppers());
+            let kept = ForeignHash::parse(hash).unwrap_or_else(|why| panic!("{hash} {why}")).verifier(&keys.peppers());
             assert_eq!(kept.params, *params);
             let proof = |typed: &'static str| passwords.proof(typed, kept.salt.clone(), &kept.params, kept.pepper_id);
             let verifier = |proof: [u8; 32]| <[u8; 32]>::from(Sha256::digest(proof));
