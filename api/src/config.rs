@@ -386,12 +386,11 @@ mod tests {
         };
         assert!(log_config(lookup).is_ok() && config(lookup).is_ok() && admin_database(lookup).is_ok());
         // With Vault, other settings are read.
-        let in_vault = |name: &str| match name {
-            "KMS_PROVIDER" => Some("vault".to_owned()),
-            "VAULT_ADDR" => Some("http://127.0.0.1:8200".to_owned()),
-            "VAULT_TOKEN" | "VAULT_KV_PATH" => lookup(name).or(Some("a/b".to_owned())),
-            name if name.starts_with("VAULT_") => lookup(name),
-            name => lookup(name).filter(|_| name == "DATABASE_URL"),
+        let in_vault = |name: &str| match (name, lookup(name)) {
+            ("KMS_PROVIDER", _) => Some("vault".to_owned()),
+            ("VAULT_ADDR", _) => Some("http://127.0.0.1:8200".to_owned()),
+            ("VAULT_TOKEN" | "VAULT_KV_PATH", _) => Some("a/b".to_owned()),
+            (name, value) => value.filter(|_| name == "DATABASE_URL"),
         };
         assert!(config(in_vault).is_ok());
         let (help, admin_help) = (help(), admin_help());
