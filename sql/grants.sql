@@ -98,6 +98,8 @@ grant select on auth.active_sessions, auth.session_families, auth.security_event
 grant select on auth.mail_queue, auth.session_statistics to auth_monitor, auth_admin;
 grant execute on function auth.read_session_statistics to auth_monitor, auth_admin;
 grant execute on function auth.reset_session_statistics to auth_admin;
+-- For /metrics: figures, and nothing of anybody.
+grant execute on function auth.service_figures to auth_api, auth_monitor, auth_admin;
 -- Is all well? It runs with its caller's rights, and so do its parts.
 grant execute on function
   auth.check_installation, auth.check_versions, auth.check_roles, auth.check_protection, auth.check_grants, auth.check_settings,

@@ -21,6 +21,7 @@ use crate::{
     error::{Code, Problem},
     keys::{CurrentKeys, TokenKeys},
     limits::Limits,
+    metrics::metrics,
     oidc::Federation,
     operations::Operations,
     origin::{Origins, WithCors},
@@ -72,6 +73,8 @@ pub struct App {
     pub proxies: Proxies,
     /// Whether the database is right.
     pub readiness: Readiness,
+    /// Whether `/metrics` is served here.
+    pub serves_metrics: bool,
 }
 
 impl App {
@@ -195,9 +198,13 @@ pub fn endpoint(app: Arc<App>) -> impl Endpoint<Output = Response> {
     let operations = Arc::new(Operations::of::<Api>());
     let origins = app.origins.clone();
     let shared = app.clone();
-    let endpoint = pages::routes(Route::new())
+    let mut route = pages::routes(Route::new())
         .at("/docs", get(swagger_ui).data(docs))
-        .at("/openapi.json", get(openapi_json).data(document))
+        .at("/openapi.json", get(openapi_json).data(document));
+    if app.serves_metrics {
+        route = route.at(routes::metrics::PATH, get(routes::metrics::serve));
+    }
+    let endpoint = route
         .nest_no_strip("/", service)
         .data(app)
         .with(CatchPanic::new())
@@ -235,10 +242,12 @@ async fn around<E: Endpoint>(
     request.extensions_mut().insert(id.clone());
     let client = app.proxies.client_of(&request);
     request.extensions_mut().insert(client);
+    let named = operations.name(&method, &path);
+    let in_flight = metrics().in_flight();
     let span = tracing::info_span!("request", request_id = %id);
 
     let answer = async {
-        match app.limits.admit(&app, operations.name(&method, &path), &request).await {
+        match app.limits.admit(&app, named, &request).await {
             Ok(ticket) => {
                 request.extensions_mut().insert(ticket.clone());
                 (endpoint.get_response(request).await, Some(ticket))
@@ -250,15 +259,19 @@ async fn around<E: Endpoint>(
     let (mut response, ticket) =
         answer.unwrap_or_else(|_| (poem::Error::from(Problem::from(Code::Timeout)).into_response(), None));
     // The operation, not the path: a path that matches no route may hold anything.
-    let operation = match (response.data::<OperationId>(), path.as_str()) {
-        (Some(OperationId(name)), _) => name,
-        (None, "/docs") => "docs",
-        (None, "/openapi.json") => "openapi",
-        (None, path) => pages::operation(path).unwrap_or("none"),
+    let operation = match (response.data::<OperationId>(), named, path.as_str()) {
+        (Some(OperationId(name)), ..) => name,
+        (None, Some(name), _) => name,
+        (None, None, "/docs") => "docs",
+        (None, None, "/openapi.json") => "openapi",
+        (None, None, routes::metrics::PATH) if app.serves_metrics => "metrics",
+        (None, None, path) => pages::operation(path).unwrap_or("none"),
     };
+    let mut code = None;
 
     if !response.status().is_success() && !response.status().is_redirection() {
         let problem = response.data().cloned().unwrap_or_else(|| Problem::of_status(response.status()));
+        code = Some(problem.code());
         let for_oauth = routes::introspection::PATHS.contains(&path.as_str());
         response = match page {
             Some(page) => page.refuse(&problem, &id.0),
@@ -276,8 +289,10 @@ async fn around<E: Endpoint>(
         ticket.set_headers(response.headers_mut());
     }
 
-    let status = response.status().as_u16();
-    let milliseconds = started.elapsed().as_micros() as f64 / 1000.0;
+    let (status, elapsed) = (response.status().as_u16(), started.elapsed());
+    drop(in_flight);
+    metrics().answered(operation, status, code, elapsed);
+    let milliseconds = elapsed.as_micros() as f64 / 1000.0;
     span.in_scope(|| tracing::info!(%method, operation, status, milliseconds, "answered"));
     Ok(response)
 }

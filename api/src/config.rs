@@ -8,6 +8,7 @@ mod issuer;
 mod keys;
 mod limits;
 mod mail;
+mod metrics;
 
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
@@ -15,6 +16,7 @@ use cookie::SameSite;
 
 use self::help::settings;
 pub use self::help::{admin_help, adoption_help, help, keys_help};
+pub use self::metrics::MetricsListen;
 use crate::{
     adopted_token::AdoptedTokens,
     client_address::Proxies,
@@ -103,6 +105,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// What clients may take.
     pub clients: ClientBounds,
+    /// Where metrics are served.
+    pub metrics_listen: MetricsListen,
     /// The database.
     pub database: DatabaseConfig,
     /// Where the keys are.
@@ -260,6 +264,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         Ok(Config {
             listen: self.parsed("AUTH_LISTEN")?,
             clients: self.client_bounds()?,
+            metrics_listen: self.metrics_listen()?,
             database: self.database()?,
             federation: self.federation()?,
             keys: self.key_source(&Ring::ALL)?,
@@ -367,6 +372,7 @@ mod tests {
             ("MAX_CONNECTIONS", "0"),
             ("MAX_CONNECTIONS_PER_NETWORK", "0"),
             ("CLIENT_TIMEOUT_SECONDS", "0"),
+            ("METRICS_LISTEN", "9090"),
             ("TRUSTED_PROXIES", "10.0.0.0/33"),
             ("FORWARDED_HEADER", "x-real-ip"),
         ] {

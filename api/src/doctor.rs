@@ -9,7 +9,7 @@ use std::{
 use crate::{
     config::{self, Config, DatabaseConfig},
     db::{Db, Finding, is_in_the_clear},
-    upkeep::{self, NotRight},
+    upkeep::{self, NotRight, Readiness},
 };
 
 /// How much two clocks may differ. Tokens live minutes, so seconds are no matter; more is not an accident.
@@ -72,7 +72,7 @@ async fn examine_service(report: &mut Report, config: Config) {
     if report.has_errors("logins") {
         return;
     }
-    match upkeep::check_version(&db).await {
+    match upkeep::check_version(&db, &Readiness::default()).await {
         Ok(()) => report.ok("version"),
         Err(why) => return report.not_right("version", why),
     }

@@ -28,6 +28,7 @@ mod keys;
 mod keys_command;
 mod limits;
 mod mailer;
+mod metrics;
 mod oidc;
 mod operations;
 mod origin;
@@ -44,6 +45,7 @@ mod upkeep;
 
 use std::{
     io::{IsTerminal, Write},
+    net::SocketAddr,
     process::ExitCode,
     sync::Arc,
 };
@@ -64,7 +66,7 @@ use tracing_subscriber::{
 use crate::{
     access_token::AccessTokens,
     app::App,
-    config::{Config, LogConfig, LogFormat},
+    config::{Config, LogConfig, LogFormat, MetricsListen},
     keys::{
         CurrentKeys,
         reload::Reload,
@@ -72,6 +74,7 @@ use crate::{
     },
     limits::Limits,
     mailer::Mailer,
+    metrics::MetricsServer,
     password::Passwords,
     slugs::Slugs,
 };
@@ -220,6 +223,7 @@ async fn assemble(config: Config) -> Result<(App, KeySource), String> {
         proxies: config.proxies,
         readiness: Default::default(),
         keys,
+        serves_metrics: config.metrics_listen == MetricsListen::WithTheApi,
     };
     Ok((app, config.keys))
 }
@@ -229,7 +233,7 @@ async fn run(mut config: Config) -> Result<(), String> {
     // From here on it asks for the keys anew, and no more ends the process.
     let hangup = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
     let (listen, clients, mailer) = (config.listen, config.clients.clone(), config.mailer.take());
-    let maintenance_interval = config.maintenance_interval;
+    let (maintenance_interval, metrics_listen) = (config.maintenance_interval, config.metrics_listen);
     let key_interval = config.key_refresh;
     let (app, source) = assemble(config).await?;
     let app = Arc::new(app);
@@ -244,9 +248,13 @@ async fn run(mut config: Config) -> Result<(), String> {
             _ = interrupt.recv() => {}
         }
     };
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|error| format!("cannot listen on {listen}: {error}. Set AUTH_LISTEN to another address."))?;
+    let listener = bind("AUTH_LISTEN", listen).await?;
+    let metrics_server = match metrics_listen {
+        MetricsListen::Own(address) => {
+            Some(MetricsServer::start(app.clone(), bind("METRICS_LISTEN", address).await?, &clients)?)
+        }
+        MetricsListen::WithTheApi | MetricsListen::Nowhere => None,
+    };
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     // The only line on standard output: whoever starts the service waits for it.
     println!("listening on http://{address}");
@@ -259,5 +267,14 @@ async fn run(mut config: Config) -> Result<(), String> {
     if let Some(mailer) = mailer {
         mailer.stop().await;
     }
+    // Last of all: until here there was something to tell.
+    if let Some(server) = metrics_server {
+        server.stop().await;
+    }
     served
+}
+
+async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, String> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| format!("cannot listen on {address}: {error}. Set {setting} to another address."))
 }

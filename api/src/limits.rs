@@ -31,6 +31,7 @@ use crate::{
     db::{Asked, Taken},
     device::Caller,
     error::{Code, Problem},
+    metrics::metrics,
 };
 
 /// So many at once, and as many again, evenly, in each period.
@@ -41,6 +42,9 @@ pub struct Rate {
     /// In how long they come back.
     pub period: Duration,
 }
+
+/// What the limit of refreshes by network is called in metrics.
+const REFRESH_NETWORK: &str = "refresh_network";
 
 /// A rate, or none.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -187,6 +191,7 @@ impl Limits {
         let Ok(caller) = Caller::from_request_without_body(request).await else { return Ok(ticket) };
         let in_process = if operation == "refresh" { &self.refresh } else { &self.requests };
         if let Err(problem) = in_process.take(&network_of(caller.ip)) {
+            metrics().rate_limited.count(if operation == "refresh" { REFRESH_NETWORK } else { "requests_network" });
             return Err((problem, ticket));
         }
         if class.is_some_and(|class| !class.is_by_account())
@@ -199,7 +204,7 @@ impl Limits {
 
     /// One refresh of a client that did not come by the refresh endpoint.
     pub fn take_refresh(&self, caller: &Caller) -> Result<(), Problem> {
-        self.refresh.take(&network_of(caller.ip))
+        self.refresh.take(&network_of(caller.ip)).inspect_err(|_| metrics().rate_limited.count(REFRESH_NETWORK))
     }
 }
 
@@ -243,6 +248,11 @@ impl Ticket {
         }
         let taken = app.db.take_rate_limits(&asked, caller).await?;
         let refused = taken.iter().find(|taken| !taken.allowed).map(|refused| refused.more_after);
+        if refused.is_some() {
+            let by_account = taken.iter().any(|taken| !taken.allowed && taken.scope != shared.network.0);
+            let account = shared.account.filter(|_| by_account);
+            metrics().rate_limited.count(account.unwrap_or(shared.network).0);
+        }
         *self.0.taken.lock().unwrap_or_else(PoisonError::into_inner) = taken;
         match refused {
             Some(seconds) => Err(Problem::with_retry_after(Code::RateLimited, seconds)),

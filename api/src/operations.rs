@@ -7,7 +7,7 @@ use poem_openapi::OpenApi;
 /// request before poem finds its operation.
 pub struct Operations(Vec<(Vec<String>, Vec<NamedOperation>)>);
 
-type NamedOperation = (Method, String);
+type NamedOperation = (Method, &'static str);
 
 impl Operations {
     /// Those of an API.
@@ -16,7 +16,7 @@ impl Operations {
         let path = |path: poem_openapi::registry::MetaPath| {
             let segments = path.path.split('/').map(str::to_owned).collect();
             let operation = |operation: poem_openapi::registry::MetaOperation| {
-                (operation.method, operation.operation_id.map(str::to_owned).unwrap_or_default())
+                (operation.method, operation.operation_id.unwrap_or_default())
             };
             (segments, path.operations.into_iter().map(operation).collect())
         };
@@ -35,9 +35,9 @@ impl Operations {
     }
 
     /// The operation that will answer; HEAD is answered like GET.
-    pub fn name(&self, method: &Method, path: &str) -> Option<&str> {
+    pub fn name(&self, method: &Method, path: &str) -> Option<&'static str> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
-        self.at(path).find(|(other, _)| other == method).map(|(_, name)| name.as_str())
+        self.at(path).find(|(other, _)| other == method).map(|(_, name)| *name)
     }
 
     /// What `Allow` says of a path.

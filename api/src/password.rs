@@ -10,7 +10,7 @@
 mod foreign;
 pub mod scheme;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, oneshot};
@@ -22,6 +22,7 @@ use self::scheme::{Memory, Scheme};
 use crate::{
     error::{Code, Problem},
     keys::{self, CurrentKeys, Peppers},
+    metrics::metrics,
 };
 
 /// What the database is given to keep.
@@ -44,6 +45,8 @@ pub struct Passwords {
     admission: Semaphore,
     /// Who may hash.
     workers: Arc<Semaphore>,
+    concurrency: usize,
+    queue: usize,
     memory: Arc<std::sync::Mutex<Vec<Memory>>>,
 }
 
@@ -55,8 +58,17 @@ impl Passwords {
             keys,
             admission: Semaphore::new(concurrency + queue),
             workers: Arc::new(Semaphore::new(concurrency)),
+            concurrency,
+            queue,
             memory: Arc::default(),
         }
+    }
+
+    /// How many are hashed, how many may be, how many wait, how many may.
+    pub fn load(&self) -> [usize; 4] {
+        let running = self.concurrency - self.workers.available_permits();
+        let admitted = self.concurrency + self.queue - self.admission.available_permits();
+        [running, self.concurrency, admitted.saturating_sub(running), self.queue]
     }
 
     /// The parameters of new verifiers.
@@ -123,11 +135,14 @@ impl Passwords {
 
     async fn output(&self, password: &str, salt: Vec<u8>, scheme: Scheme) -> Result<Zeroizing<Vec<u8>>, Problem> {
         let _admitted = self.admission.try_acquire().map_err(|_| {
+            metrics().hashes_refused.inc();
             tracing::warn!("the queue of password hashes is full");
             Problem::from(Code::Overloaded)
         })?;
         let internal = |_| Problem::from(Code::InternalError);
+        let admitted_at = Instant::now();
         let worker = self.workers.clone().acquire_owned().await.map_err(|_| Problem::from(Code::InternalError))?;
+        metrics().hash_wait.observe(admitted_at.elapsed().as_secs_f64());
         let password = Zeroizing::new(password.to_owned());
         let memory = self.memory.clone();
         let usual = self.params.memory_kib as usize;
@@ -138,7 +153,9 @@ impl Passwords {
             let _entered = span.enter();
             let _worker = worker;
             let mut blocks = memory.lock().ok().and_then(|mut free| free.pop()).unwrap_or_default();
+            let started_at = Instant::now();
             let output = scheme.output(&password, &salt, &mut blocks);
+            metrics().hash_duration.observe(started_at.elapsed().as_secs_f64());
             // What an older, more expensive verifier needed is not kept for ever.
             if blocks.len() <= usual
                 && let Ok(mut free) = memory.lock()
@@ -233,9 +250,11 @@ mod tests {
             }
         }
         assert_eq!(passwords.admission.available_permits(), 0, "one hashes, one waits");
+        assert_eq!(passwords.load(), [1, 1, 1, 1]);
         let refused = passwords.new_verifier("three").await.err().unwrap();
         assert_eq!(refused.code(), Code::Overloaded);
         drop(_busy);
         assert!(waiting.await.unwrap() && also_waiting.await.unwrap());
+        assert_eq!(passwords.load(), [0, 1, 0, 1]);
     }
 }

@@ -33,7 +33,7 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
-use crate::{client_address::Proxies, limits::network_of, refusal_stream::RefusalStream};
+use crate::{client_address::Proxies, limits::network_of, metrics::metrics, refusal_stream::RefusalStream};
 
 /// Request line and headers; hyper answers 431 beyond it.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
@@ -132,7 +132,9 @@ impl Places {
             let wanted = bounds.connections;
             tracing::warn!(wanted, possible = files, "MAX_CONNECTIONS is more than this process may have files open");
         }
-        let free = Arc::new(Semaphore::new(bounds.connections.min(files)));
+        let connections = bounds.connections.min(files);
+        metrics().connections_max.inc_by(connections as i64);
+        let free = Arc::new(Semaphore::new(connections));
         let proxies = bounds.proxies.clone();
         Self { free, taken: Arc::default(), per_network: bounds.connections_per_network, proxies }
     }
@@ -144,11 +146,13 @@ impl Places {
             let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
             let count = taken.entry(network.clone()).or_default();
             if *count >= self.per_network {
+                metrics().connections_refused.inc();
                 tracing::debug!("a connection too many from one network was closed");
                 return None;
             }
             *count += 1;
         }
+        metrics().connections.inc();
         Some(Place { network, taken: self.taken.clone(), _free: free })
     }
 }
@@ -162,6 +166,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        metrics().connections.dec();
         let Some(network) = self.network.take() else { return };
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Entry::Occupied(mut count) = taken.entry(network) {

@@ -2,14 +2,17 @@
 
 use std::{
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use tokio::sync::Mutex;
 
 use crate::{
     app::App,
-    db::{Db, MaintenanceTask},
+    db::{Db, Health, MaintenanceTask, OLDEST, Version},
     error::Problem,
     keys::Peppers,
+    metrics::metrics,
 };
 
 /// How often a database that is not right is tried again.
@@ -17,14 +20,47 @@ const RETRY: Duration = Duration::from_secs(2);
 /// How often the audit log's partitions are looked after by a process that is not asked to do more.
 const PARTITIONS: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Whether the start-up checks were passed; they need the database, which may come later than the service.
+/// What was found out of the database, so that it is not asked again.
 #[derive(Default)]
-pub struct Readiness(OnceLock<()>);
+pub struct Readiness {
+    /// Whether the start-up checks were passed; they need the database, which may come later than the service.
+    checked: OnceLock<()>,
+    /// What came of the newest comparison with another version.
+    compared: Mutex<Option<Compared>>,
+}
+
+struct Compared {
+    versions: [String; 2],
+    at: Instant,
+    lacks: Option<String>,
+}
 
 impl Readiness {
     /// Passed.
     pub fn is_checked(&self) -> bool {
-        self.0.get().is_some()
+        self.checked.get().is_some()
+    }
+
+    /// What a database of other versions lacks: tried once when it lacks nothing, every two seconds while it does.
+    async fn lacks(&self, db: &Db, versions: [String; 2]) -> Result<Option<String>, Problem> {
+        let mut compared = self.compared.lock().await;
+        if let Some(known) = compared.as_ref()
+            && known.versions == versions
+            && (known.lacks.is_none() || known.at.elapsed() < RETRY)
+        {
+            return Ok(known.lacks.clone());
+        }
+        let lacks = db.lacks().await?;
+        if lacks.is_none() {
+            let [library, extension] = &versions;
+            tracing::info!(
+                library,
+                extension,
+                "the database has another version than this service, and understands all that it asks"
+            );
+        }
+        *compared = Some(Compared { versions, at: Instant::now(), lacks: lacks.clone() });
+        Ok(lacks)
     }
 }
 
@@ -40,38 +76,67 @@ pub enum NotRight {
 
 /// Asks the database whether it is what this service was built for.
 pub async fn check_database(app: &App) -> Result<(), NotRight> {
-    check_version(&app.db).await?;
+    let result = examine(app).await;
+    metrics().ready.set(i64::from(result.is_ok()));
+    result
+}
+
+async fn examine(app: &App) -> Result<(), NotRight> {
+    check_version(&app.db, &app.readiness).await?;
     if app.readiness.is_checked() {
         return Ok(());
     }
     check_peppers(&app.db, &app.keys.peppers()).await?;
-    let _ = app.readiness.0.set(());
+    let _ = app.readiness.checked.set(());
     Ok(())
 }
 
-/// Whether it has this version of the extension, and commits as rotation relies on.
-pub async fn check_version(db: &Db) -> Result<(), NotRight> {
-    let health = db.health().await.map_err(NotRight::Unavailable)?;
-    let expected = env!("CARGO_PKG_VERSION");
-    if health.library_version != expected {
+/// Whether this service and the extension there understand each other, whatever their versions are, and commits are as
+/// rotation relies on.
+pub async fn check_version(db: &Db, readiness: &Readiness) -> Result<(), NotRight> {
+    let Health { library_version, extension_version, isolation } = db.health().await.map_err(NotRight::Unavailable)?;
+    let own = env!("CARGO_PKG_VERSION");
+    let version = |text: &str| {
+        let why =
+            || NotRight::Wrong(format!("the extension auth_sessions says that it has version {text}, which is none"));
+        Version::parse(text).ok_or_else(why)
+    };
+    let (library, extension) = (version(&library_version)?, version(&extension_version)?);
+    if library < extension {
         return Err(NotRight::Wrong(format!(
-            "the server has loaded the library of auth_sessions {}, this service was built for {expected}. Install it on \
-             the database server (restart it when the library is preloaded), then run: alter extension auth_sessions \
-             update to '{expected}'",
-            health.library_version
+            "the server has loaded the library of auth_sessions {library_version}, the extension in this database has \
+             version {extension_version}. Install that version on the database server, and restart it when the library is \
+             preloaded"
         )));
     }
-    if health.extension_version != expected {
-        return Err(NotRight::Wrong(format!(
-            "the extension auth_sessions has version {} in this database, this service was built for {expected}. Run: \
-             alter extension auth_sessions update to '{expected}'",
-            health.extension_version
-        )));
+    if extension_version != own {
+        let lacks = if extension < OLDEST {
+            Some("it is too old".to_owned())
+        } else {
+            let versions = [library_version, extension_version.clone()];
+            readiness.lacks(db, versions).await.map_err(NotRight::Unavailable)?
+        };
+        if let Some(lacks) = lacks {
+            let own_version = version(own)?;
+            let update = format!("alter extension auth_sessions update to '{own}'");
+            let advice = if own_version > library {
+                format!(
+                    "Install {own} on the database server (restart it when the library is preloaded), then run: {update}"
+                )
+            } else if own_version > extension {
+                format!("Run: {update}")
+            } else {
+                format!("Start version {extension_version} of the service")
+            };
+            return Err(NotRight::Wrong(format!(
+                "the extension auth_sessions has version {extension_version} in this database, this service is {own}, and \
+                 what it asks is not there: {lacks}. {advice}"
+            )));
+        }
     }
-    if health.isolation != "read committed" {
+    if isolation != "read committed" {
         return Err(NotRight::Wrong(format!(
-            "the transaction isolation is '{}', it must be 'read committed': rotation relies on it",
-            health.isolation
+            "the transaction isolation is '{isolation}', it must be 'read committed': rotation relies on it"
         )));
     }
     Ok(())

@@ -33,6 +33,7 @@ extension_sql_file!("../../sql/event_types.sql", name = "event_types", requires 
 extension_sql_file!("../../sql/history.sql", name = "history", requires = ["event_types"]);
 extension_sql_file!("../../sql/oversight.sql", name = "oversight", requires = ["history"]);
 extension_sql_file!("../../sql/oversight_sessions.sql", name = "oversight_sessions", requires = ["oversight"]);
-extension_sql_file!("../../sql/installation.sql", name = "installation", requires = ["oversight_sessions"]);
+extension_sql_file!("../../sql/figures.sql", name = "figures", requires = ["oversight_sessions"]);
+extension_sql_file!("../../sql/installation.sql", name = "installation", requires = ["figures"]);
 extension_sql_file!("../../sql/policies.sql", name = "policies", requires = ["installation"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);

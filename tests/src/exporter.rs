@@ -1,16 +1,13 @@
 //! Prometheus' PostgreSQL exporter, the real one, and what it serves.
 
-use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::process::Stdio;
 
 use tokio::process::{Child, Command};
 
 use crate::cluster::env_path;
+use crate::metrics::{Samples, samples};
 use crate::{TestDb, eventually};
-
-/// A sample: its labels and its value.
-pub type Sample = (BTreeMap<String, String>, f64);
 
 /// A running exporter with `sql/monitoring/prometheus/exporter.yml`. Killed when dropped.
 pub struct Exporter {
@@ -54,22 +51,9 @@ impl Exporter {
     }
 
     /// All samples by the names of their metrics.
-    pub async fn samples(&self) -> BTreeMap<String, Vec<Sample>> {
+    pub async fn samples(&self) -> Samples {
         let text = reqwest::get(&self.url).await.expect("metrics").error_for_status().expect("metrics");
         let text = text.text().await.expect("text");
-        let mut samples = BTreeMap::<String, Vec<Sample>>::new();
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let (series, value) = line.rsplit_once(' ').expect("name{labels} value");
-            let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
-            let labels = labels.trim_end_matches('}').split("\",").filter_map(|label| {
-                let (name, value) = label.split_once("=\"")?;
-                Some((name.to_owned(), value.trim_end_matches('"').to_owned()))
-            });
-            samples
-                .entry(name.to_owned())
-                .or_default()
-                .push((labels.collect(), value.parse().unwrap_or_else(|_| panic!("a number: {line}"))));
-        }
-        samples
+        samples(&text)
     }
 }

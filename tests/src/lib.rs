@@ -30,6 +30,7 @@
 //! | [`releases`] | the versions that were released, each installed on demand |
 //! | [`sql`] | one value, an error's SQLSTATE, the audit trail, time that passes |
 //! | [`exporter`] | the PostgreSQL exporter of Prometheus |
+//! | [`metrics`] | what it and the service serve, taken apart |
 //! | [`audit_log`] | months of the audit log that are long over |
 //! | [`failover`] | databases that die under load, and others that take over behind them |
 //! | [`tokens`] | secrets, proofs and verifiers, and sessions opened and rotated in SQL |
@@ -64,6 +65,7 @@ pub mod failover;
 pub mod http;
 pub mod key_files;
 pub mod mail;
+pub mod metrics;
 pub mod oidc;
 pub mod past;
 pub mod pooler;

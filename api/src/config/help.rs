@@ -1,6 +1,6 @@
 //! What `--help` says of the settings. Those of a subject stand beside how they are read; the rest is here.
 
-use super::{adoption, clients, federation, issuer, keys, limits, mail};
+use super::{adoption, clients, federation, issuer, keys, limits, mail, metrics};
 use crate::keys::GENERATE;
 
 /// Name, default and meaning; empty default: must be set, or is off.
@@ -89,6 +89,7 @@ pub(super) fn settings() -> impl Iterator<Item = &'static (&'static str, &'stati
         keys::SETTINGS,
         limits::SETTINGS,
         mail::SETTINGS,
+        metrics::SETTINGS,
     ];
     SETTINGS.iter().chain(own.into_iter().flatten())
 }

@@ -8,7 +8,9 @@ mod acting;
 pub mod adoption;
 mod clients;
 mod clock;
+mod compatibility;
 mod federation;
+mod figures;
 mod identity;
 mod installation;
 mod invitations;
@@ -25,11 +27,15 @@ mod security_events;
 mod sessions;
 mod step_up;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use chrono::DateTime;
 use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Status, TimeoutType,
     tokio_postgres::{
         Error, NoTls, Row, SimpleQueryMessage,
         config::{Host, SslMode},
@@ -43,7 +49,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 pub use self::acting::Scope;
 pub use self::clients::{ActiveToken, AnyToken, ListedClient};
 use self::clock::DatabaseClock;
+pub use self::compatibility::{OLDEST, Version};
 pub use self::federation::{Federated, FederatedStepUp};
+pub use self::figures::Figure;
 pub use self::identity::ListedSession;
 pub use self::installation::Finding;
 pub use self::invitations::{Invitation, Joined};
@@ -60,6 +68,7 @@ pub use self::step_up::StepUp;
 use crate::{
     config::DatabaseConfig,
     error::{Code, Problem},
+    metrics::metrics,
 };
 
 /// How long a request waits for a connection before it is told that there is too much to do.
@@ -80,6 +89,8 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 /// Connections to the database.
 pub struct Db {
     pool: Pool,
+    /// Which pool it is, in metrics.
+    name: &'static str,
     /// Whether statements are prepared on their connection.
     prepared: bool,
     clock: Arc<DatabaseClock>,
@@ -142,7 +153,22 @@ impl Db {
         if prepared {
             pool = pool.post_create(set_up);
         }
-        Ok(Self { pool: pool.build().map_err(|error| error.to_string())?, prepared, clock })
+        Ok(Self { pool: pool.build().map_err(|error| error.to_string())?, name: "main", prepared, clock })
+    }
+
+    /// The same under another name.
+    pub fn named(self, name: &'static str) -> Self {
+        Self { name, ..self }
+    }
+
+    /// Which pool it is.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// How many connections there are, and who waits for one.
+    pub fn pool_status(&self) -> Status {
+        self.pool.status()
     }
 
     /// Whether the other end is what this service was built for.
@@ -169,8 +195,12 @@ impl Db {
     }
 
     async fn connection(&self) -> Result<Object, Problem> {
-        self.pool.get().await.map_err(|error| match error {
+        let started = Instant::now();
+        let connection = self.pool.get().await;
+        metrics().waited_for_connection(self.name, started.elapsed());
+        connection.map_err(|error| match error {
             PoolError::Timeout(TimeoutType::Wait) => {
+                metrics().pool_timeouts.count(self.name);
                 tracing::warn!(
                     "no connection to the database came free in time: DB_POOL_SIZE is too small for this load"
                 );
@@ -181,6 +211,7 @@ impl Db {
                 Code::DatabaseUnavailable.into()
             }
             error => {
+                metrics().database_errors.count("unavailable");
                 tracing::warn!(%error, "no connection to the database");
                 Code::DatabaseUnavailable.into()
             }
@@ -261,6 +292,7 @@ fn problem(error: &Error) -> Problem {
             log_unreachable(error);
             return Code::DatabaseUnavailable.into();
         }
+        metrics().database_errors.count("internal");
         tracing::error!(%error, cause = cause(error), "talking to the database failed");
         return Code::InternalError.into();
     };
@@ -276,6 +308,13 @@ fn problem(error: &Error) -> Problem {
     let unprepared = [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT].contains(code);
     // The tables' own checks, a second line behind the checks of `field.rs`.
     let bad_value = [SqlState::CHECK_VIOLATION, SqlState::CHARACTER_NOT_IN_REPERTOIRE].contains(code);
+    metrics().database_errors.count(match () {
+        () if unavailable => "unavailable",
+        () if misconfigured => "misconfigured",
+        () if unprepared => "unprepared",
+        () if bad_value => "refused_value",
+        () => "internal",
+    });
     if unavailable {
         tracing::warn!(code = code.code(), cause = db.message(), "the database is not available");
         Code::DatabaseUnavailable.into()
@@ -304,6 +343,7 @@ fn problem(error: &Error) -> Problem {
 }
 
 fn log_unreachable(error: &Error) {
+    metrics().database_errors.count("unavailable");
     match error.as_db_error() {
         Some(db) => tracing::warn!(code = db.code().code(), cause = db.message(), "the database cannot be reached"),
         None => tracing::warn!(%error, cause = cause(error), "the database cannot be reached"),

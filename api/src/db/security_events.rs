@@ -105,6 +105,11 @@ macro_rules! events {
     };
 }
 
+/// Of the user who acts.
+pub(super) const OWN_EVENTS: &str = events!("user_id = (select auth.current_user_id())");
+/// Of an organization.
+pub(super) const EVENTS_OF_ORGANIZATION: &str = events!("organization_id = $10::uuid");
+
 impl Db {
     /// A page of events.
     pub async fn security_events(
@@ -127,7 +132,7 @@ impl Db {
             &filter.limit,
         ];
         let rows = match &filter.organization_id {
-            None => acting.all(events!("user_id = (select auth.current_user_id())"), &params).await?,
+            None => acting.all(OWN_EVENTS, &params).await?,
             Some(organization_id) => {
                 // The policies show an owner all of it. To whoever is none they would show some of it: their own.
                 let standing = "select $1 is not distinct from auth.current_organization_id() as is_active, \
@@ -146,7 +151,7 @@ impl Db {
                     return Err(refusal.into());
                 }
                 params.push(organization_id);
-                acting.all(events!("organization_id = $10::uuid"), &params).await?
+                acting.all(EVENTS_OF_ORGANIZATION, &params).await?
             }
         };
         acting.commit().await?;

@@ -9,6 +9,7 @@ use crate::{
     adopted_token::{AdoptedToken, Shown},
     device::Caller,
     error::{Code, Problem},
+    metrics::metrics,
     password::NewVerifier,
     refresh_token::{Presented, RotationNonce, TokenSecret},
 };
@@ -152,7 +153,9 @@ pub enum Rotation {
 
 impl Rotation {
     fn read(row: &Row) -> Result<Self, Problem> {
-        Ok(match named(row, "outcome")? {
+        let outcome = named(row, "outcome")?;
+        metrics().refreshes.count(outcome);
+        Ok(match outcome {
             "rotated" | "retried" => Self::Granted(Grant::read(row)?),
             "retained" => Self::Retained(Grant::read(row)?),
             "limited" => Self::Limited(named::<Option<f64>>(row, "retry_after_seconds")?.unwrap_or_default()),
@@ -421,7 +424,9 @@ impl Db {
                 ],
             )
             .await?;
-        match named(&row, "outcome")? {
+        let outcome = named(&row, "outcome")?;
+        metrics().logins.count(outcome);
+        match outcome {
             "logged_in" => Ok(Login::LoggedIn(Grant::read(&row)?)),
             "refused" => Ok(Login::Refused),
             "locked" => Ok(Login::Locked(named::<Option<f64>>(&row, "retry_after_seconds")?.unwrap_or_default())),

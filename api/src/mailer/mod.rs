@@ -21,7 +21,10 @@ pub use self::{
     letter::LinkBase,
     smtp::{SmtpConfig, SmtpTls},
 };
-use crate::db::{Mail, Outbox};
+use crate::{
+    db::{Mail, Outbox},
+    metrics::metrics,
+};
 
 /// Mails under way at once. Each has a connection of its own to the mail server, so a slow one holds nobody up.
 const AT_ONCE: usize = 8;
@@ -151,6 +154,9 @@ impl Worker {
                 Ok(()) => self.outbox.finish(&mail).await.map(|()| "sent".to_owned()),
                 Err(failure) => self.outbox.fail(&mail, &failure.why, failure.permanent).await,
             };
+            if let Ok(became) = &reported {
+                metrics().deliveries.count(became);
+            }
             match (reported, &sent) {
                 (Ok(_), Ok(())) => return tracing::info!(%id, kind, attempt, "a mail was sent"),
                 (Ok(became), Err(Failure { why, .. })) if became == "given_up" => {

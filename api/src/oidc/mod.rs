@@ -49,7 +49,7 @@ impl Federation {
     pub fn new(config: FederationConfig) -> Result<Self, String> {
         let client_ids: Vec<ClientId> = config.client_ids.into_iter().map(ClientId::new).collect();
         Ok(Self {
-            db: Db::new(config.database)?,
+            db: Db::new(config.database)?.named("federation"),
             provider: Provider::new(config.issuer)?,
             flow: config.flow,
             client_ids,

@@ -24,7 +24,7 @@ enum Health {
 #[oai(rename_all = "camelCase", example)]
 struct HealthResponse {
     status: Health,
-    /// The version of the service, and of the extension that it works with.
+    /// The version of the service. While nodes are upgraded, it may work with an extension of another one.
     version: String,
 }
 
@@ -58,7 +58,8 @@ impl HealthApi {
 
     /// Can it work
     ///
-    /// 503 while the database, the extension or its version is not right.
+    /// 503 while the database is not right: away, without the extension, or with a version of it that does not understand
+    /// all that this service asks.
     #[oai(path = "/health/ready", method = "get", operation_id = "getReadiness")]
     async fn ready(&self, app: Data<&Arc<App>>) -> Result<Json<HealthResponse>, Fail<ReadyRefusals>> {
         match check_database(&app).await {

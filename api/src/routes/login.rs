@@ -20,6 +20,7 @@ use crate::{
     field::{LoginEmail, LoginPassword, Text},
     json::{self, Body, Json},
     limits::Ticket,
+    metrics::metrics,
     origin::OwnPage,
     refresh_token::TokenSecret,
 };
@@ -113,6 +114,7 @@ async fn attempt(
     let defaults = passwords.params().to_string();
     let challenge = app.db.begin_login(email, &defaults, passwords.peppers().current_id()).await?;
     if let Some(seconds) = challenge.retry_after {
+        metrics().logins.count("locked");
         return Err(Problem::with_retry_after(Code::AccountLocked, seconds));
     }
     let outdated = passwords.outdated(&challenge.params, challenge.pepper_id);

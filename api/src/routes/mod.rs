@@ -16,6 +16,7 @@ pub mod login;
 pub mod logout;
 pub mod members;
 pub mod metadata;
+pub mod metrics;
 pub mod organizations;
 pub mod paging;
 pub mod password;

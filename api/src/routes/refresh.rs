@@ -20,6 +20,7 @@ use crate::{
     error::{BODY, CSRF, Code, DATABASE, Fail, Problem, refusals},
     field::{RefreshToken, Text},
     json::{Body, Json},
+    metrics::metrics,
     refresh_token::{self, TokenSecret},
 };
 
@@ -87,7 +88,10 @@ pub async fn rotate(
 ) -> Result<(Box<Grant>, TokenSecret), Problem> {
     let refused = Problem::from(Code::InvalidRefreshToken);
     let keys = &app.token_keys();
-    let shown = app.read_refresh_token(keys, token).ok_or(refused.clone())?;
+    let Some(shown) = app.read_refresh_token(keys, token) else {
+        metrics().refreshes.count("malformed");
+        return Err(refused);
+    };
 
     let nonce = shown.new_nonce(keys);
     let next = shown.generation().checked_add(1).ok_or(refused.clone())?;
@@ -103,7 +107,10 @@ pub async fn rotate(
         Rotation::Granted(grant) => grant,
         Rotation::Retained(grant) => return Ok((grant, shown.into_secret().ok_or(refused)?)),
         // Only who holds a good token gets to know.
-        Rotation::Limited(seconds) => return Err(Problem::with_retry_after(Code::RateLimited, seconds)),
+        Rotation::Limited(seconds) => {
+            metrics().rate_limited.count("refresh_session");
+            return Err(Problem::with_retry_after(Code::RateLimited, seconds));
+        }
         Rotation::Overtaken => return Err(Code::RefreshOvertaken.into()),
         Rotation::Refused(outcome) => {
             let session_id = shown.session_id().map(tracing::field::display);
