@@ -20,9 +20,13 @@ begin
   values (action, severity, success, user_id, organization_id, session_id, family_id,
           auth.calling_role(), auth.current_user_id(), left(correlation_id, 64), auth.network_of(ip),
           auth.cut_user_agent(user_agent), details);
+  if auth.alert_of(action) is not null then
+    perform auth.queue_alert(auth.alert_of(action), jsonb_build_object(
+      'userId', user_id, 'organizationId', organization_id, 'sessionId', session_id, 'familyId', family_id));
+  end if;
 end
 $$;
-comment on function auth.record_event is 'Internal. Writes one audit row in the current transaction.';
+comment on function auth.record_event is 'Internal. Writes one audit row in the current transaction, and queues the alert that goes with it.';
 
 -- Refusals that anybody can cause again and again are logged at the 1st, 2nd, 4th, 8th … time, so that an attacker
 -- cannot fill the disk. The row says how often it happened so far; who calls has counted (auth.count_attempt).

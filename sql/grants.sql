@@ -44,6 +44,7 @@ grant execute on function
 
 -- Does what is due, a bounded part of it, and nothing else: harmless whoever calls it, and as often as they like.
 grant execute on function auth.run_maintenance to auth_api, auth_admin;
+grant execute on function auth.report_failed_maintenance to auth_api;
 
 -- The dashboard. Each shows, and ends, what the proved session's user oversees (sql/oversight.sql); nobody else anything.
 grant execute on function
@@ -92,10 +93,12 @@ grant execute on function auth.exchange_adopted_token, auth.end_adopted_session 
 
 -- The mailer works the outbox by these, and reads nothing beside it. Nobody else is shown a link.
 grant execute on function auth.claim_mail, auth.finish_mail, auth.fail_mail to auth_mailer;
+grant execute on function auth.claim_alerts, auth.finish_alert, auth.fail_alert to auth_mailer;
+grant execute on function auth.queue_test_alert to auth_admin;
 
 grant select on auth.active_sessions, auth.session_families, auth.security_events, auth.replay_incidents
   to auth_api, auth_monitor, auth_admin;
-grant select on auth.mail_queue, auth.session_statistics to auth_monitor, auth_admin;
+grant select on auth.mail_queue, auth.alert_queue, auth.alert_events, auth.alert_outbox, auth.session_statistics to auth_monitor, auth_admin;
 grant execute on function auth.read_session_statistics to auth_monitor, auth_admin;
 grant execute on function auth.reset_session_statistics to auth_admin;
 -- For /metrics: figures, and nothing of anybody.

@@ -354,11 +354,24 @@ begin
          'select * from auth.mail_queue;  -- what the mail server said; a service with MAILER_DATABASE_URL sends'
     from auth.mail_queue q where q.state in ('waiting', 'retrying') and q.oldest_age > interval '15 minutes' having count(*) > 0
   union all
+  select 'warning', format('alerts do not arrive: %s', coalesce(max(q.last_error), 'nobody says why')),
+         'select * from auth.alert_queue;  -- what the receiver answered; auth-api alerts test tries it'
+    from auth.alert_queue q
+   where q.state = 'retrying' and q.oldest_age > interval '15 minutes'
+      or q.state = 'given_up' and q.most_attempts > 0
+         and exists (select from auth.alert_outbox o where o.kind = q.kind and o.failed_at > clock_timestamp() - interval '1 day')
+  having count(*) > 0
+  union all
+  select 'note', format('alerts have been waiting for up to %s, and nobody sends them', justify_interval(date_trunc('minute', max(clock_timestamp() - o.released_at)))),
+         'Give a service ALERT_WEBHOOK_URLS; or, where nobody wants them: alter system set auth_sessions.alert_interval = 0;'
+    from auth.alert_outbox o where o.attempts = 0 and o.sent_at is null and o.failed_at is null and o.released_at < clock_timestamp() - interval '15 minutes'
+  having count(*) > 0
+  union all
   select 'note', format('a recovery window is open until %s', to_char(w.until at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')), 'It ends by itself.'
     from (select max(closes_at) as until from auth.recovery_windows) w where w.until > clock_timestamp();
 end
 $$;
-comment on function auth.check_upkeep is 'Part of auth.check_installation(): the worker, cleaning, partitions, seals, mail, recovery windows.';
+comment on function auth.check_upkeep is 'Part of auth.check_installation(): the worker, cleaning, partitions, seals, mail, alerts, recovery windows.';
 
 create function auth.check_installation() returns table (topic text, severity text, finding text, advice text)
   language sql stable parallel restricted set search_path = pg_catalog, pg_temp

@@ -30,6 +30,8 @@ create policy operators_read on auth.personal_access_tokens for select to auth_m
 create policy operators_read on auth.sessions for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.adopted_tokens for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.mail_outbox for select to auth_monitor, auth_admin using (true);
+create policy operators_read on auth.alert_events for select to auth_monitor, auth_admin using (true);
+create policy operators_read on auth.alert_outbox for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.recovery_windows for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.audit_log for select to auth_monitor, auth_admin using (true);
 create policy operators_read on auth.audit_seals for select to auth_monitor, auth_admin using (true);

@@ -1,6 +1,7 @@
 //! Every setting: its name, its default, what it means, and its check. Nothing else reads the environment.
 
 mod adoption;
+mod alerts;
 mod clients;
 mod federation;
 mod help;
@@ -15,10 +16,11 @@ use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 use cookie::SameSite;
 
 use self::help::settings;
-pub use self::help::{admin_help, adoption_help, help, keys_help};
+pub use self::help::{admin_help, adoption_help, alerts_help, help, keys_help};
 pub use self::metrics::MetricsListen;
 use crate::{
     adopted_token::AdoptedTokens,
+    alerts::{AlertsConfig, Receivers},
     client_address::Proxies,
     cookies::CookiePolicy,
     keys::source::{KeySource, Ring},
@@ -143,6 +145,8 @@ pub struct Config {
     pub proxies: Proxies,
     /// Sending mail; none: this process sends none.
     pub mailer: Option<MailerConfig>,
+    /// Telling somebody on call; none: this process tells nobody.
+    pub alerts: Option<AlertsConfig>,
     /// Logins through an OpenID provider.
     pub federation: Option<FederationConfig>,
 }
@@ -287,6 +291,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             limits: self.limits()?,
             proxies: self.proxies()?,
             mailer: self.mailer()?,
+            alerts: self.alerts()?,
         })
     }
 }
@@ -304,6 +309,11 @@ pub fn key_source(lookup: impl Fn(&str) -> Option<String>, rings: &[Ring]) -> Re
 /// Reads the settings of `auth-api keys`, for these rings; `lookup` is the environment.
 pub fn keys_config(lookup: impl Fn(&str) -> Option<String>, rings: &[Ring]) -> Result<KeysConfig, ConfigError> {
     Reader(lookup).keys_config(rings)
+}
+
+/// Reads who is told of alarms; `lookup` is the environment.
+pub fn alert_receivers(lookup: impl Fn(&str) -> Option<String>) -> Result<Receivers, ConfigError> {
+    Reader(lookup).required_alert_receivers()
 }
 
 /// Reads the log's settings; `lookup` is the environment.

@@ -7,6 +7,8 @@
 mod access_token;
 mod adopted_token;
 mod adoption;
+mod alerts;
+mod alerts_command;
 mod app;
 mod client_address;
 mod client_authentication;
@@ -14,6 +16,7 @@ mod clients_command;
 mod common_passwords;
 mod config;
 mod cookies;
+mod courier;
 mod credential;
 mod db;
 mod device;
@@ -73,7 +76,6 @@ use crate::{
         source::{KeySource, Ring},
     },
     limits::Limits,
-    mailer::Mailer,
     metrics::MetricsServer,
     password::Passwords,
     slugs::Slugs,
@@ -100,6 +102,9 @@ enum Command {
     /// Makes, lists, rotates and retires the keys of the service, in files and in Vault.
     #[command(subcommand, after_help = config::keys_help(), after_long_help = config::keys_help())]
     Keys(keys_command::KeysCommand),
+    /// Tries what tells somebody on call of a replay and other alarms.
+    #[command(subcommand, after_help = config::alerts_help(), after_long_help = config::alerts_help())]
+    Alerts(alerts_command::AlertsCommand),
     /// Examines the installation, and says of each finding what to do. Exit code: 0, 1 with warnings, 2 with errors.
     #[command(after_help = config::help(), after_long_help = config::help())]
     Doctor {
@@ -133,6 +138,7 @@ pub fn main() -> ExitCode {
             Ok(code) => return code,
             Err(sentence) => Err(sentence),
         },
+        Command::Alerts(command) => try_alerts(command),
         Command::Clients(command) => operate(|db| clients_command::run(command, db)),
         Command::Keys(command) => manage_keys(command),
         Command::Adopt(args) => {
@@ -172,6 +178,14 @@ fn manage_keys(command: keys_command::KeysCommand) -> Result<(), String> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     let config = |rings: &[Ring]| config::keys_config(environment, rings).map_err(|error| error.to_string());
     runtime.block_on(keys_command::run(command, config))
+}
+
+fn try_alerts(command: alerts_command::AlertsCommand) -> Result<(), String> {
+    init_log(config::log_config(environment).map_err(|error| error.to_string())?)?;
+    let receivers = config::alert_receivers(environment).map_err(|error| error.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    runtime.block_on(alerts_command::run(command, receivers))
 }
 
 fn environment(name: &str) -> Option<String> {
@@ -232,7 +246,8 @@ async fn run(mut config: Config) -> Result<(), String> {
     device::prepare();
     // From here on it asks for the keys anew, and no more ends the process.
     let hangup = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
-    let (listen, clients, mailer) = (config.listen, config.clients.clone(), config.mailer.take());
+    let (listen, clients) = (config.listen, config.clients.clone());
+    let (mailer, alerts) = (config.mailer.take(), config.alerts.take());
     let (maintenance_interval, metrics_listen) = (config.maintenance_interval, config.metrics_listen);
     let key_interval = config.key_refresh;
     let (app, source) = assemble(config).await?;
@@ -258,14 +273,15 @@ async fn run(mut config: Config) -> Result<(), String> {
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     // The only line on standard output: whoever starts the service waits for it.
     println!("listening on http://{address}");
-    let mailer = mailer.map(Mailer::start);
+    let mailer = mailer.map(mailer::start);
+    let alerts = alerts.map(alerts::start);
     if mailer.is_none() {
         tracing::warn!("no mail is sent by this process: MAILER_DATABASE_URL is not set");
     }
     let served = server::serve(listener, app::endpoint(app), clients, stop).await.map_err(|error| error.to_string());
     // After the last request, which may have queued a mail.
-    if let Some(mailer) = mailer {
-        mailer.stop().await;
+    for courier in [mailer, alerts].into_iter().flatten() {
+        courier.stop().await;
     }
     // Last of all: until here there was something to tell.
     if let Some(server) = metrics_server {

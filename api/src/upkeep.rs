@@ -201,6 +201,8 @@ async fn maintain(app: &App) {
     loop {
         let Ok(tasks) = app.db.run_maintenance().await else {
             tracing::error!("the database could not be maintained: trying again at the next interval");
+            // In vain when it is away; then the next failure is told.
+            let _ = app.db.report_failed_maintenance().await;
             return;
         };
         for MaintenanceTask { task, outcome, amount, detail, .. } in &tasks {

@@ -18,7 +18,8 @@ extension_sql_file!("../../sql/invitations.sql", name = "invitations", requires 
 extension_sql_file!("../../sql/accounts.sql", name = "accounts", requires = ["invitations"]);
 extension_sql_file!("../../sql/cascades.sql", name = "cascades", requires = ["accounts"]);
 extension_sql_file!("../../sql/mail.sql", name = "mail", requires = ["cascades"]);
-extension_sql_file!("../../sql/federation.sql", name = "federation", requires = ["mail"]);
+extension_sql_file!("../../sql/alerts.sql", name = "alerts", requires = ["mail"]);
+extension_sql_file!("../../sql/federation.sql", name = "federation", requires = ["alerts"]);
 extension_sql_file!("../../sql/step_up.sql", name = "step_up", requires = ["federation"]);
 extension_sql_file!("../../sql/personal_access_tokens.sql", name = "personal_access_tokens", requires = ["step_up"]);
 extension_sql_file!("../../sql/email.sql", name = "email", requires = ["personal_access_tokens"]);

@@ -50,6 +50,7 @@ static MAX_SESSIONS_PER_USER: GucSetting<i32> = GucSetting::<i32>::new(0);
 static REFRESH_BURST: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static REFRESH_PERIOD: GucSetting<i32> = GucSetting::<i32>::new(600);
 static DEVICE_MISMATCH: GucSetting<DeviceMismatch> = GucSetting::<DeviceMismatch>::new(DeviceMismatch::log);
+static ALERT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static SUSPICIOUS_ACCOUNTS: GucSetting<i32> = GucSetting::<i32>::new(20);
 static SUSPICIOUS_NETWORKS: GucSetting<i32> = GucSetting::<i32>::new(10);
 static REPLAY_SCOPE: GucSetting<ReplayScope> = GucSetting::<ReplayScope>::new(ReplayScope::family);
@@ -136,6 +137,13 @@ pub fn register() {
         c"In how long auth_sessions.refresh_burst refreshes of one session come back.",
         &REFRESH_PERIOD,
         1,
+        DAY,
+    );
+    duration(
+        c"auth_sessions.alert_interval",
+        c"How long after a webhook the next of its kind is sent at the earliest, with all that came since; doubles up to an hour while it goes on. 0: nothing is queued.",
+        &ALERT_INTERVAL,
+        0,
         DAY,
     );
     let number = |name: &'static CStr, description: &'static CStr, setting, most| {
@@ -290,6 +298,7 @@ fn setting(name: &str) -> String {
         "max_sessions_per_user" => MAX_SESSIONS_PER_USER.get().to_string(),
         "refresh_burst" => REFRESH_BURST.get().to_string(),
         "refresh_period" => seconds(&REFRESH_PERIOD),
+        "alert_interval" => seconds(&ALERT_INTERVAL),
         "suspicious_accounts" => SUSPICIOUS_ACCOUNTS.get().to_string(),
         "suspicious_networks" => SUSPICIOUS_NETWORKS.get().to_string(),
         "device_mismatch" => match DEVICE_MISMATCH.get() {

@@ -154,7 +154,7 @@ async fn every_object_says_what_it_is() {
 }
 
 #[tokio::test]
-async fn a_dump_takes_every_table_but_the_throttles_and_the_outbox() {
+async fn a_dump_takes_every_table_but_the_throttles_and_the_outboxes() {
     let (_db, admin) = database().await;
     let left_out = offenders(
         &admin,
@@ -164,7 +164,7 @@ async fn a_dump_takes_every_table_but_the_throttles_and_the_outbox() {
           where c.relkind in ('r', 'S') and c.oid <> all (e.extconfig) order by 1",
     )
     .await;
-    assert_eq!(left_out, ["auth.attempts", "auth.mail_outbox"]);
+    assert_eq!(left_out, ["auth.alert_events", "auth.alert_outbox", "auth.attempts", "auth.mail_outbox"]);
     let unlogged = offenders(
         &admin,
         "select oid::regclass::text from pg_class where relnamespace = 'auth'::regnamespace
@@ -231,6 +231,7 @@ const FOR_THE_SERVICE: &[&str] = &[
     "oversight",
     "peppers_in_use",
     "remove_member",
+    "report_failed_maintenance",
     "report_invalid_csrf_token",
     "request_email_change",
     "request_password_reset",
@@ -285,6 +286,7 @@ async fn each_role_may_call_exactly_what_is_listed() {
         "list_clients",
         "maintain_audit_partitions",
         "open_recovery_window",
+        "queue_test_alert",
         "register_client",
         "reset_session_statistics",
         "revoke_session_family",
@@ -322,7 +324,7 @@ async fn each_role_may_call_exactly_what_is_listed() {
         ("auth_api", FOR_THE_SERVICE),
         ("auth_monitor", &for_watchers),
         ("auth_admin", &for_operators),
-        ("auth_mailer", &["claim_mail", "fail_mail", "finish_mail"]),
+        ("auth_mailer", &["claim_alerts", "claim_mail", "fail_alert", "fail_mail", "finish_alert", "finish_mail"]),
         ("auth_federation", &["open_federated_session", "step_up_federated"]),
     ] {
         let may: Vec<String> = values(

@@ -8,6 +8,8 @@ mod adoption;
 mod adoption_resume;
 mod adoption_rows;
 mod adoption_undo;
+mod alert_outbox;
+mod alerts;
 mod audit;
 mod away;
 mod bad_input;

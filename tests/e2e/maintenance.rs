@@ -59,7 +59,10 @@ async fn everything_that_is_due_is_done_in_parts() {
     assert_eq!(maintain(&operator, 10).await, ["sessions done 5"]);
     assert_eq!(maintain(&operator, 10).await, Vec::<String>::new());
     let all = values::<String>(&operator, "select task from auth.run_maintenance()", &[]).await;
-    assert_eq!(all, ["partitions", "seals", "retention", "sessions", "counters", "mail", "id_tokens", "samples"]);
+    assert_eq!(
+        all,
+        ["partitions", "seals", "retention", "sessions", "counters", "mail", "alerts", "id_tokens", "samples"]
+    );
     assert_eq!(values::<uuid::Uuid>(&admin, "select id from auth.sessions", &[]).await, [live.session_id]);
 
     for (batch_size, code) in [("null", "22004"), ("0", "22023"), ("100001", "22023")] {

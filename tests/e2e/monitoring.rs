@@ -243,6 +243,7 @@ async fn the_exporter_serves_every_metric_that_the_board_and_the_rules_name() {
     assert!(number("auth_audit_seals", "", "") >= 2.0);
     assert!(number("auth_audit_unsealed_seconds", "", "") <= 32.0 * 86400.0);
     assert_eq!(number("auth_mail_mails", "state", "waiting"), 3.0);
+    assert_eq!(number("auth_alerts_webhooks", "state", "queued"), 2.0, "a replay, and a failed login");
     assert!(number("auth_tables_bytes", "table", "sessions") > 0.0);
 }
 

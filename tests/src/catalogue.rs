@@ -74,11 +74,11 @@ pub fn difference(before: &[String], after: &[String]) -> Vec<String> {
     lost.chain(new).collect()
 }
 
-/// Each table that a dump carries (the throttles and the outbox stay out), with its columns in their order.
+/// Each table that a dump carries (the throttles and the outboxes stay out), with its columns in their order.
 pub async fn columns(admin: &Client) -> Vec<(String, String)> {
     let columns = "select attrelid::regclass::text, string_agg(quote_ident(attname), ', ' order by attnum)
                      from pg_attribute join pg_class c on c.oid = attrelid
-                    where relnamespace = 'auth'::regnamespace and relkind = 'r' and relname not in ('attempts', 'mail_outbox')
+                    where relnamespace = 'auth'::regnamespace and relkind = 'r' and relname not in ('attempts', 'mail_outbox', 'alert_events', 'alert_outbox')
                       and attnum > 0 and not attisdropped
                     group by attrelid order by 1";
     let rows = admin.query(columns, &[]).await.expect("columns");

@@ -45,6 +45,7 @@
 //! | [`key_files`] | the service's keys in files, and the commands that change them |
 //! | [`vault`] | a stand-in for Vault |
 //! | [`mail`] | a mail server, and what it has taken |
+//! | [`webhooks`] | a receiver of webhooks, and what it was shown |
 //! | [`oidc`] | a real OpenID provider, and a browser that goes there and back |
 //! | [`wire`] | refresh tokens and JWTs taken apart and forged |
 //! | [`chaos`] | everything fails at once, and nobody is logged out |
@@ -77,6 +78,7 @@ pub mod sql_fuzz;
 pub mod tenants;
 pub mod tokens;
 pub mod vault;
+pub mod webhooks;
 pub mod wire;
 
 pub use cluster::{Cluster, OwnCluster};
@@ -87,6 +89,7 @@ pub use mail::MailServer;
 pub use oidc::OidcProvider;
 pub use server::Server;
 pub use vault::Vault;
+pub use webhooks::WebhookReceiver;
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! What `--help` says of the settings. Those of a subject stand beside how they are read; the rest is here.
 
-use super::{adoption, clients, federation, issuer, keys, limits, mail, metrics};
+use super::{adoption, alerts, clients, federation, issuer, keys, limits, mail, metrics};
 use crate::keys::GENERATE;
 
 /// Name, default and meaning; empty default: must be set, or is off.
@@ -83,6 +83,7 @@ const SETTINGS: &[(&str, &str, &str)] = &[
 pub(super) fn settings() -> impl Iterator<Item = &'static (&'static str, &'static str, &'static str)> {
     let own = [
         adoption::SETTINGS,
+        alerts::SETTINGS,
         clients::SETTINGS,
         federation::SETTINGS,
         issuer::SETTINGS,
@@ -106,6 +107,11 @@ pub fn help() -> String {
 /// The settings of the commands for operators, for their `--help`.
 pub fn admin_help() -> String {
     help_of(&ADMIN_SETTINGS)
+}
+
+/// The settings of `auth-api alerts`.
+pub fn alerts_help() -> String {
+    help_of(&["ALERT_WEBHOOK_URLS", "ALERT_WEBHOOK_SECRETS", "ALERT_WEBHOOK_TIMEOUT_SECONDS", "LOG_FORMAT", "RUST_LOG"])
 }
 
 /// The settings of `auth-api adopt`.

@@ -108,7 +108,7 @@ fn is_here(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn mailer_database(url: &str) -> Result<tokio_postgres::Config, ConfigError> {
+pub(super) fn mailer_database(url: &str) -> Result<tokio_postgres::Config, ConfigError> {
     // The parser's message may quote the URL, and with it the password.
     url.parse().map_err(|_| {
         ConfigError(

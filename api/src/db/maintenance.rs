@@ -47,4 +47,8 @@ impl Db {
             Err(error) => Err(refused(connection, &error)),
         }
     }
+    /// It did not come to its end: somebody is to be told.
+    pub async fn report_failed_maintenance(&self) -> Result<(), Problem> {
+        self.one("select auth.report_failed_maintenance()", &[]).await.map(|_| ())
+    }
 }

@@ -6,6 +6,7 @@
 
 mod acting;
 pub mod adoption;
+mod alerts;
 mod clients;
 mod clock;
 mod compatibility;
@@ -47,6 +48,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use self::acting::Scope;
+pub use self::alerts::Alert;
 pub use self::clients::{ActiveToken, AnyToken, ListedClient};
 use self::clock::DatabaseClock;
 pub use self::compatibility::{OLDEST, Version};
@@ -59,7 +61,7 @@ pub use self::limits::{Asked, Taken};
 pub use self::maintenance::MaintenanceTask;
 pub use self::members::{Member, MemberSession};
 pub use self::organizations::{NewOrganization, Page};
-pub use self::outbox::{Mail, Outbox};
+pub use self::outbox::{Mail, Outbox, OutboxError};
 use self::params::Params;
 pub use self::passwords::PasswordChange;
 pub use self::security_events::{EventFilter, SecurityEvent};

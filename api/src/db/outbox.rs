@@ -1,5 +1,5 @@
-//! The mailer's door to Postgres: another login (`auth_mailer`), which may work the outbox and nothing else, and one
-//! connection of its own. The service's login cannot read a mail, and this one cannot do anything but send it.
+//! The mailer's door to Postgres: another login (`auth_mailer`), which may work the outboxes and nothing else, and one
+//! connection of its own for each. The service's login cannot read a mail, and this one cannot do anything but send it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,8 +42,8 @@ pub struct Mail {
 /// The outbox, as the mailer may see it.
 pub struct Outbox {
     config: Config,
-    /// Whether to be told of new mail, instead of only looking every now and then.
-    listens: bool,
+    /// How to be told of news, instead of only looking every now and then.
+    listen: Option<&'static str>,
     news: Arc<Notify>,
     client: Mutex<Option<Arc<Client>>>,
 }
@@ -52,16 +52,20 @@ pub struct Outbox {
 pub type OutboxError = String;
 
 impl Outbox {
-    /// Connects to nothing yet.
-    pub fn new(mut config: Config, listens: bool) -> Self {
-        config.connect_timeout(CONNECT_TIMEOUT);
-        if config.get_application_name().is_none() {
-            config.application_name("auth-api mailer");
-        }
-        Self { config, listens, news: Arc::default(), client: Mutex::default() }
+    /// That of mail. Connects to nothing yet.
+    pub fn of_mail(config: Config, listens: bool) -> Self {
+        Self::new(config, "auth-api mailer", listens.then_some("listen auth_mail"))
     }
 
-    /// Returns when there may be new mail.
+    pub(super) fn new(mut config: Config, name: &str, listen: Option<&'static str>) -> Self {
+        config.connect_timeout(CONNECT_TIMEOUT);
+        if config.get_application_name().is_none() {
+            config.application_name(name);
+        }
+        Self { config, listen, news: Arc::default(), client: Mutex::default() }
+    }
+
+    /// Returns when there may be something new.
     pub async fn news(&self) {
         self.news.notified().await;
     }
@@ -97,7 +101,11 @@ impl Outbox {
         rows.first().map_or(Ok(String::new()), |row| column(row, 0))
     }
 
-    async fn query(&self, sql: &'static str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, OutboxError> {
+    pub(super) async fn query(
+        &self,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, OutboxError> {
         let answer = async {
             let client = self.client().await?;
             client.query(sql, params).await.map_err(|error| describe(&error))
@@ -130,8 +138,8 @@ impl Outbox {
             client
         };
         client.batch_execute(SET_UP).await.map_err(|error| describe(&error))?;
-        if self.listens {
-            client.batch_execute("listen auth_mail").await.map_err(|error| describe(&error))?;
+        if let Some(listen) = self.listen {
+            client.batch_execute(listen).await.map_err(|error| describe(&error))?;
         }
         Ok(kept.insert(Arc::new(client)).clone())
     }
@@ -153,7 +161,7 @@ where
     news.notify_one();
 }
 
-fn column<'r, T: FromSql<'r>>(row: &'r Row, index: usize) -> Result<T, OutboxError> {
+pub(super) fn column<'r, T: FromSql<'r>>(row: &'r Row, index: usize) -> Result<T, OutboxError> {
     row.try_get(index).map_err(|error| describe(&error))
 }
 

@@ -86,3 +86,37 @@ create table auth.samples (
   retried bigint,
   refused bigint
 );
+
+-- Alerts.
+create table auth.alert_events (
+  id uuid primary key default gen_random_uuid(),
+  kind text not null,
+  at timestamptz not null default clock_timestamp(),
+  data jsonb not null,
+  constraint alert_events_check check (jsonb_typeof(data) = 'object' and octet_length(data::text) <= 1000)
+);
+create index alert_events_kind_at_idx on auth.alert_events (kind, at);
+create table auth.alert_outbox (
+  id uuid primary key,
+  kind text not null,
+  times bigint not null,
+  first_at timestamptz not null,
+  last_at timestamptz not null,
+  events jsonb not null,
+  composed_at timestamptz not null,
+  released_at timestamptz not null,
+  hold interval not null,
+  expires_at timestamptz not null,
+  attempts int not null default 0,
+  next_attempt_at timestamptz not null,
+  leased_until timestamptz,
+  delivered_to text[] not null default '{}',
+  sent_at timestamptz,
+  failed_at timestamptz,
+  last_error text,
+  constraint alert_outbox_check check (
+    times > 0 and attempts >= 0 and jsonb_array_length(events) between 1 and 20
+    and num_nonnulls(sent_at, failed_at) <= 1 and char_length(last_error) <= 500 and cardinality(delivered_to) <= 100)
+);
+create index alert_outbox_next_attempt_at_idx on auth.alert_outbox (next_attempt_at) where sent_at is null and failed_at is null;
+create index alert_outbox_kind_released_at_idx on auth.alert_outbox (kind, released_at);

@@ -257,7 +257,7 @@ impl World {
         let users = format!("delete from auth.users where id <> $1 and id not in {visible}");
         run(admin, &users, &[&self.bob.user_id, &self.bob.organization_id]).await;
         run(admin, "delete from auth.organizations where id <> $1", &[&self.bob.organization_id]).await;
-        for table in ["organization_invitations", "mail_outbox", "clients", "accepted_id_tokens"] {
+        for table in ["organization_invitations", "mail_outbox", "alert_events", "clients", "accepted_id_tokens"] {
             run(admin, &format!("delete from auth.{table}"), &[]).await;
         }
     }

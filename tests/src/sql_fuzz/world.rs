@@ -240,6 +240,9 @@ impl World {
                     "one_time_tokens" | "mail_outbox" => {
                         ["reset_password", "verify_email"].iter().any(|of| new.contains(of))
                     }
+                    "alert_events" => {
+                        ["failed_logins", "lock_outs", "suspicious_activity"].iter().any(|of| new.contains(of))
+                    }
                     // What others are told of: a failure that was counted, a link that was asked for.
                     "audit_log" => [
                         "user_login_failed",
