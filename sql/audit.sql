@@ -6,7 +6,8 @@ create function auth.network_of(ip inet) returns cidr
 comment on function auth.network_of is 'The /24 (IPv4) or /64 (IPv6) network of an address: as much of it as is ever stored.';
 
 -- The one door into the audit log for everything but a logged refresh (rotation.rs writes that in its own statement).
--- A user agent is cut to its limit, never refused: a strange header must not undo a decision.
+-- A user agent is cut to its limit, never refused: a strange header must not undo a decision. A correlation id may bring
+-- the id of a trace (W3C) along, "…;4bf92f3577b34da6a3ce929d0e0e4736": that goes into the details.
 create function auth.record_event(
   action text, severity text, success boolean,
   user_id uuid default null, organization_id uuid default null, session_id uuid default null, family_id uuid default null,
@@ -14,7 +15,13 @@ create function auth.record_event(
 ) returns void
   language plpgsql volatile parallel unsafe
   as $$
+declare
+  trace_id text := substring(correlation_id from ';([0-9a-f]{32})$');
 begin
+  if trace_id is not null then
+    correlation_id := left(correlation_id, -33);
+    details := coalesce(details, '{}') || jsonb_build_object('trace_id', trace_id);
+  end if;
   insert into auth.audit_log (action, severity, success, user_id, organization_id, session_id, family_id,
                               actor, actor_user_id, correlation_id, ip_cidr, user_agent, details)
   values (action, severity, success, user_id, organization_id, session_id, family_id,

@@ -4,6 +4,8 @@
 -- A payload only grows: a new member that may be missing is no new version. Whatever would break a reader of the former
 -- one (a member goes, or means something else) is a new version: its rows say so in details.version, and what is here says
 -- which is written now. Rows without details.version are version 1.
+-- Beside what is listed, the details of any row may hold trace_id (text): the W3C trace that its request was in
+-- (auth.record_event).
 create view auth.audit_event_types with (security_invoker = true) as
   select t.action, t.version, t.meaning, t.summary, t.details::jsonb as details
     from (values

@@ -386,7 +386,7 @@ comment on table auth.audit_log is 'Every security decision, written in its own 
 comment on table auth.audit_log_default is 'Takes the rows of a month that has no partition, so that no event is lost.';
 comment on column auth.audit_log.actor is 'The database role that called.';
 comment on column auth.audit_log.actor_user_id is 'The user who acted, where the call proved one.';
-comment on column auth.audit_log.correlation_id is 'The x-request-id of the HTTP request.';
+comment on column auth.audit_log.correlation_id is 'The x-request-id of the HTTP request; where it was traced, details has its trace_id.';
 comment on sequence auth.audit_log_id_seq is 'Ids of audit rows: unique, ascending per connection.';
 
 -- What maintenance saw, for charts: see samples.sql.

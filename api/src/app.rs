@@ -30,6 +30,7 @@ use crate::{
     routes,
     slugs::Slugs,
     strict_schema,
+    telemetry::Observed,
     upkeep::Readiness,
 };
 
@@ -91,12 +92,23 @@ impl App {
 
 /// The name of a request: the client's own, when it is a sane one, or a random one.
 #[derive(Clone, Debug)]
-pub struct RequestId(Arc<str>);
+pub struct RequestId {
+    id: Arc<str>,
+    trace_id: Option<Arc<str>>,
+}
 
 impl RequestId {
     /// A given one.
     pub fn new(id: &str) -> Self {
-        Self(id.into())
+        Self { id: id.into(), trace_id: None }
+    }
+
+    /// What the audit log is told: behind the id, where there is one, the trace. `auth.record_event` takes it apart again.
+    pub fn correlation(&self) -> String {
+        match &self.trace_id {
+            Some(trace_id) => format!("{};{trace_id}", self.id),
+            None => self.id.to_string(),
+        }
     }
 
     fn of(request: &Request) -> Self {
@@ -110,7 +122,7 @@ impl RequestId {
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.id)
     }
 }
 
@@ -235,7 +247,9 @@ async fn around<E: Endpoint>(
     operations: Arc<Operations>,
 ) -> poem::Result<Response> {
     let started = std::time::Instant::now();
-    let id = RequestId::of(&request);
+    let mut id = RequestId::of(&request);
+    let observed = Observed::begin(&request, &id, &operations);
+    id.trace_id = observed.trace_id(&request);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let page = pages::refusal::Asked::of(&request);
@@ -244,7 +258,7 @@ async fn around<E: Endpoint>(
     request.extensions_mut().insert(client);
     let named = operations.name(&method, &path);
     let in_flight = metrics().in_flight();
-    let span = tracing::info_span!("request", request_id = %id);
+    let span = tracing::info_span!("request", request_id = %id, trace_id = id.trace_id.as_deref());
 
     let answer = async {
         match app.limits.admit(&app, named, &request).await {
@@ -255,7 +269,7 @@ async fn around<E: Endpoint>(
             Err((problem, ticket)) => (poem::Error::from(problem).into_response(), Some(ticket)),
         }
     };
-    let answer = tokio::time::timeout(REQUEST_TIMEOUT, answer).instrument(span.clone()).await;
+    let answer = tokio::time::timeout(REQUEST_TIMEOUT, observed.run(answer)).instrument(span.clone()).await;
     let (mut response, ticket) =
         answer.unwrap_or_else(|_| (poem::Error::from(Problem::from(Code::Timeout)).into_response(), None));
     // The operation, not the path: a path that matches no route may hold anything.
@@ -270,12 +284,12 @@ async fn around<E: Endpoint>(
     let mut code = None;
 
     if !response.status().is_success() && !response.status().is_redirection() {
-        let problem = response.data().cloned().unwrap_or_else(|| Problem::of_status(response.status()));
+        let problem: Problem = response.data().cloned().unwrap_or_else(|| Problem::of_status(response.status()));
         code = Some(problem.code());
         let for_oauth = routes::introspection::PATHS.contains(&path.as_str());
         response = match page {
-            Some(page) => page.refuse(&problem, &id.0),
-            None => if for_oauth { problem.for_oauth() } else { problem }.response(&id.0),
+            Some(page) => page.refuse(&problem, &id.id),
+            None => if for_oauth { problem.for_oauth() } else { problem }.response(&id.id),
         };
         if response.status() == StatusCode::METHOD_NOT_ALLOWED
             && let Ok(allowed) = HeaderValue::try_from(operations.methods(&path))
@@ -291,6 +305,7 @@ async fn around<E: Endpoint>(
 
     let (status, elapsed) = (response.status().as_u16(), started.elapsed());
     drop(in_flight);
+    observed.end(operation, response.status(), code);
     metrics().answered(operation, status, code, elapsed);
     let milliseconds = elapsed.as_micros() as f64 / 1000.0;
     span.in_scope(|| tracing::info!(%method, operation, status, milliseconds, "answered"));
@@ -312,7 +327,7 @@ fn set_headers(response: &mut Response, id: &RequestId) {
     ] {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
-    if let Ok(id) = HeaderValue::from_str(&id.0) {
+    if let Ok(id) = HeaderValue::from_str(&id.id) {
         headers.insert(REQUEST_ID, id);
     }
 }

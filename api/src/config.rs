@@ -10,6 +10,7 @@ mod keys;
 mod limits;
 mod mail;
 mod metrics;
+mod telemetry;
 
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
@@ -31,6 +32,7 @@ use crate::{
     password::Params,
     routes::metadata::Metadata,
     server::ClientBounds,
+    telemetry::TelemetryConfig,
 };
 
 /// How the log looks.
@@ -149,6 +151,8 @@ pub struct Config {
     pub alerts: Option<AlertsConfig>,
     /// Logins through an OpenID provider.
     pub federation: Option<FederationConfig>,
+    /// Traces and error reports.
+    pub telemetry: TelemetryConfig,
 }
 
 /// Why the service cannot start: a sentence that says what to do.
@@ -292,6 +296,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             proxies: self.proxies()?,
             mailer: self.mailer()?,
             alerts: self.alerts()?,
+            telemetry: self.telemetry()?,
         })
     }
 }

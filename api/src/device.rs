@@ -23,7 +23,7 @@ pub struct Caller {
     pub device_hash: Option<[u8; 32]>,
     /// For people: "Chrome 120 on macOS".
     pub device_name: Option<String>,
-    /// The request id, which the audit log calls correlation id.
+    /// What the audit log calls correlation id: the request id, with the trace ([`RequestId::correlation`]).
     pub request_id: String,
 }
 
@@ -37,7 +37,7 @@ impl<'a> FromRequest<'a> for Caller {
             user_agent: user_agent.as_deref().map(|text| cut(text, MAX_USER_AGENT).to_owned()),
             device_hash: device.as_ref().map(Device::hash),
             device_name: device.as_ref().map(Device::name),
-            request_id: request.data::<RequestId>().map(ToString::to_string).unwrap_or_default(),
+            request_id: request.data::<RequestId>().map(RequestId::correlation).unwrap_or_default(),
         })
     }
 }

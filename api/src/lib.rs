@@ -44,6 +44,7 @@ mod routes;
 mod server;
 mod slugs;
 mod strict_schema;
+mod telemetry;
 mod upkeep;
 
 use std::{
@@ -79,6 +80,7 @@ use crate::{
     metrics::MetricsServer,
     password::Passwords,
     slugs::Slugs,
+    telemetry::{ErrorReports, Telemetry},
 };
 
 /// Login sessions with rotating refresh tokens, kept inside PostgreSQL: the REST service.
@@ -157,10 +159,14 @@ pub fn main() -> ExitCode {
 
 fn serve() -> Result<(), String> {
     init_log(config::log_config(environment).map_err(|error| error.to_string())?)?;
-    let config = config::config(environment).map_err(|error| error.to_string())?;
+    let mut config = config::config(environment).map_err(|error| error.to_string())?;
+    let telemetry = Telemetry::start(std::mem::take(&mut config.telemetry))?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
-    runtime.block_on(run(config))
+    let served = runtime.block_on(run(config));
+    drop(runtime);
+    telemetry.stop();
+    served
 }
 
 /// Runs a command for operators.
@@ -212,7 +218,7 @@ fn init_log(LogConfig { format, filter }: LogConfig) -> Result<(), String> {
         LogFormat::Pretty => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter.and(harmless))).init();
+    tracing_subscriber::registry().with(lines.with_filter(filter.and(harmless))).with(ErrorReports).init();
     Ok(())
 }
 

@@ -23,7 +23,7 @@ impl Operations {
         Self(paths.map(path).collect())
     }
 
-    fn at(&self, path: &str) -> impl Iterator<Item = &NamedOperation> {
+    fn fitting(&self, path: &str) -> impl Iterator<Item = &(Vec<String>, Vec<NamedOperation>)> {
         let segments: Vec<&str> = path.split('/').collect();
         let same = move |pattern: &[String]| {
             let fits = |(pattern, segment): (&String, &&str)| {
@@ -31,7 +31,18 @@ impl Operations {
             };
             pattern.len() == segments.len() && pattern.iter().zip(&segments).all(fits)
         };
-        self.0.iter().filter(move |(pattern, _)| same(pattern)).flat_map(|(_, operations)| operations)
+        self.0.iter().filter(move |(pattern, _)| same(pattern))
+    }
+
+    fn at(&self, path: &str) -> impl Iterator<Item = &NamedOperation> {
+        self.fitting(path).flat_map(|(_, operations)| operations)
+    }
+
+    /// The path as openapi.json has it, without what is in it: `/api/auth/sessions/{id}`.
+    pub fn route(&self, path: &str) -> Option<String> {
+        // Where two fit, the one without parameters is meant.
+        let pattern = |(pattern, _): &(Vec<String>, _)| pattern.join("/");
+        self.fitting(path).map(pattern).min_by_key(|pattern| pattern.matches('{').count())
     }
 
     /// The operation that will answer; HEAD is answered like GET.
@@ -66,6 +77,14 @@ mod tests {
         assert_eq!(operations.methods("/api/auth/sessions/123"), "DELETE");
         assert_eq!(operations.methods("/api/auth/sessions"), "GET, HEAD");
         assert_eq!(operations.methods("/docs"), "GET, HEAD");
+    }
+
+    #[test]
+    fn a_route_has_nothing_of_its_request() {
+        let operations = Operations::of::<Api>();
+        assert_eq!(operations.route("/api/auth/login").as_deref(), Some("/api/auth/login"));
+        assert_eq!(operations.route("/api/auth/sessions/asr_secret").as_deref(), Some("/api/auth/sessions/{id}"));
+        assert_eq!(operations.route("/asr_secret"), None);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::{
     error::{Code, Problem},
     keys::{self, CurrentKeys, Peppers},
     metrics::metrics,
+    telemetry,
 };
 
 /// What the database is given to keep.
@@ -139,6 +140,7 @@ impl Passwords {
             tracing::warn!("the queue of password hashes is full");
             Problem::from(Code::Overloaded)
         })?;
+        let _part = telemetry::step("hash password");
         let internal = |_| Problem::from(Code::InternalError);
         let admitted_at = Instant::now();
         let worker = self.workers.clone().acquire_owned().await.map_err(|_| Problem::from(Code::InternalError))?;

@@ -65,9 +65,10 @@ const ROTATE_AND_LOG: &str = concat!(
     rotate!(),
     "), logged as (
        insert into auth.audit_log (action, severity, success, user_id, organization_id, session_id, family_id,
-                                   actor, actor_user_id, correlation_id, ip_cidr, user_agent)
+                                   actor, actor_user_id, correlation_id, ip_cidr, user_agent, details)
        select 'token_refreshed', 'info', true, r.user_id, r.organization_id, $1, r.family_id,
-              auth.calling_role(), r.user_id, pg_catalog.left($13, 64), auth.network_of($6), auth.cut_user_agent($12)
+              auth.calling_role(), r.user_id, pg_catalog.left($13, 64), auth.network_of($6), auth.cut_user_agent($12),
+              case when $14 is not null then pg_catalog.jsonb_build_object('trace_id', $14) end
          from rotated r)
      select * from rotated"
 );
@@ -222,6 +223,18 @@ fn rotate_session_token(
     })
 }
 
+/// The same as in `auth.record_event`: behind a correlation id may stand the id of a trace.
+fn correlation_and_trace(correlation_id: &str) -> (&str, Option<&str>) {
+    match correlation_id.rsplit_once(';') {
+        Some((id, trace_id))
+            if trace_id.len() == 32 && trace_id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) =>
+        {
+            (id, Some(trace_id))
+        }
+        _ => (correlation_id, None),
+    }
+}
+
 /// An outcome that grants nothing.
 fn only(outcome: &str) -> SessionOutcome {
     let none = None::<TimestampWithTimeZone>;
@@ -253,7 +266,8 @@ impl Request<'_> {
             interval(i64::from(settings::retry_window_seconds()) * 1_000_000).into(),
         ];
         let rows = if settings::audits_everything() {
-            arguments.extend([self.user_agent.into(), self.correlation_id.into()]);
+            let (correlation_id, trace_id) = self.correlation_id.map(correlation_and_trace).unzip();
+            arguments.extend([self.user_agent.into(), correlation_id.into(), trace_id.flatten().into()]);
             run(client, &ROTATE_AND_LOG_PLAN, ROTATE_AND_LOG, &arguments)?
         } else {
             run(client, &ROTATE_PLAN, ROTATE, &arguments)?

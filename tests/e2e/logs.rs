@@ -1,8 +1,10 @@
-//! No token, password, proof or key in any log, neither the service's nor PostgreSQL's, however much is logged.
+//! No token, password, proof or key in any log, neither the service's nor PostgreSQL's, however much is logged; nor in
+//! anything that the service sends to receivers of traces and of error reports.
 
 use auth_sessions_tests::http::PASSWORD;
 use auth_sessions_tests::mail::{MailServer, mailing_server};
 use auth_sessions_tests::server::{HMAC_KEY, JWT_SEED, PEPPER, key};
+use auth_sessions_tests::telemetry::Receiver;
 use auth_sessions_tests::tokens::{Secret, sha256};
 use auth_sessions_tests::wire::RefreshToken;
 use auth_sessions_tests::{Api, Server, Session, TestDb, eventually};
@@ -57,6 +59,38 @@ async fn leave_traces_of_mail(api: &Api, post: &MailServer) -> Vec<String> {
     vec![verification, change, reset]
 }
 
+/// A session in cookies, and a personal access token; what was secret in them.
+async fn leave_traces_of_cookies(api: &Api) -> Vec<String> {
+    let login = json!({"email": "ada@example.org", "password": PASSWORD, "delivery": "cookie"});
+    let answer = api.post("/api/auth/login", &login, "").await.expect(200);
+    let cookies: Vec<String> = answer
+        .headers
+        .get_all("set-cookie")
+        .iter()
+        .map(|cookie| cookie.to_str().expect("text").split(';').next().expect("a cookie").to_owned())
+        .collect();
+    let csrf = answer.json()["csrfToken"].as_str().expect("csrfToken").to_owned();
+    let send = |method, path, body: serde_json::Value| {
+        let request = api.request(method, path).header("cookie", cookies.join("; ")).header("x-csrf-token", &csrf);
+        api.send(request.json(&body))
+    };
+    let wanted = json!({"name": "report", "scopes": ["sessions:read"], "expiresInDays": 1});
+    let made = send(Method::POST, "/api/auth/personal-access-tokens", wanted).await.expect(201);
+    let token = made.json()["token"].as_str().expect("token").to_owned();
+    api.get("/api/auth/sessions", &token).await.expect(200);
+    api.get("/api/auth/me", &token).await.expect(403);
+    send(Method::POST, "/api/auth/step-up", json!({"password": PASSWORD})).await.expect(200);
+    send(Method::POST, "/api/auth/refresh", json!({})).await.expect(200);
+    send(Method::POST, "/api/auth/logout", json!({})).await.expect(200);
+    let values = cookies.iter().map(|cookie| cookie.split_once('=').expect("a cookie").1.to_owned());
+    values.chain([csrf, token]).collect()
+}
+
+/// Latin-1, so that bytes that are no text can be looked for like others.
+fn every_byte(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(*byte)).collect()
+}
+
 async fn leave_traces(format: &str) {
     let db = TestDb::create().await;
     // Everything that PostgreSQL can be asked to log, but for what log_parameter_max_length = 0 is there to keep out.
@@ -69,7 +103,16 @@ async fn leave_traces(format: &str) {
         db.set(parameter, value).await;
     }
     let post = MailServer::start().await;
-    let server = mailing_server(&db, post.port(), &[("RUST_LOG", "trace"), ("LOG_FORMAT", format)]).await;
+    let receiver = Receiver::start().await;
+    let (otlp, dsn) = (receiver.otlp(), receiver.dsn());
+    let settings = [
+        ("RUST_LOG", "trace"),
+        ("LOG_FORMAT", format),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.as_str()),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=hunter4-hunter4"),
+        ("SENTRY_DSN", &dsn),
+    ];
+    let mut server = mailing_server(&db, post.port(), &settings).await;
     let api = server.api();
 
     let mut sessions = vec![api.signup("ada@example.org").await];
@@ -94,11 +137,17 @@ async fn leave_traces(format: &str) {
         api.request(Method::GET, "/api/auth/me").header("x-request-id", token).header("cookie", format!("a={token}"));
     api.send(request.bearer_auth(token)).await.expect(401);
     let links = leave_traces_of_mail(&api, &post).await;
+    let ada = post.wait_for("ada@example.org", 1).await.remove(0).token();
+    api.post("/api/auth/email/verify", &json!({"token": ada}), "").await.expect(200);
+    let others = leave_traces_of_cookies(&api).await;
     let broken = "alter table auth.sessions add constraint made_to_fail check (generation < 1) not valid";
     let admin = db.superuser().await;
     admin.batch_execute(broken).await.expect("a constraint");
     let failed = api.refresh(token).await;
     assert!(failed.status >= 400, "{}", failed.status);
+    admin.batch_execute("alter function auth.rotate_session_token rename to gone").await.expect("renamed");
+    api.refresh(token).await.expect(503);
+    admin.batch_execute("alter function auth.gone rename to rotate_session_token").await.expect("renamed");
     admin.batch_execute("alter table auth.sessions drop constraint made_to_fail").await.expect("dropped");
     api.refresh(&sessions[0].refresh_token).await; // by now maybe a replay
     api.post("/api/auth/logout", &json!({"refreshToken": token}), "").await.expect(200);
@@ -107,6 +156,8 @@ async fn leave_traces(format: &str) {
 
     let mut secrets: Vec<String> = sessions.iter().flat_map(secrets_of).collect();
     secrets.extend([PASSWORD, "hunter2-hunter2", "hunter3-hunter3"].map(str::to_owned));
+    secrets.extend(others);
+    secrets.push(ada);
     for link in &links {
         secrets.push(link.clone());
         let proof = sha256(link.as_bytes());
@@ -120,7 +171,24 @@ async fn leave_traces(format: &str) {
     let verifier = "select password_verifier from auth.users where email = 'ada@example.org'";
     let verifier: Vec<u8> = admin.query_one(verifier, &[]).await.expect("Ada").get(0);
     secrets.extend(spellings(&verifier));
+    // What is still to be sent is sent when the service ends.
+    server.terminate();
+    assert_eq!(server.ended().await.code(), Some(0));
     let (service_log, database_log) = (server.log(), db.log());
+    let sent = every_byte(&receiver.bytes());
+    let (spans, events) = (receiver.spans().len(), receiver.events().len());
+    assert!(spans > 100 && events > 0, "what was sent was looked at: {spans} spans, {events} events");
+    for bytes in [HMAC_KEY, PEPPER, JWT_SEED] {
+        assert!(!sent.contains(&every_byte(&bytes)), "a key was sent");
+    }
+    assert_eq!(
+        sent.matches("hunter4-hunter4").count(),
+        sent.matches("POST /v1/traces").count(),
+        "its own header alone"
+    );
+    for (name, text) in [("what was sent", &sent), ("the service's log", &service_log)] {
+        assert!(!text.contains("ada@example.org"), "an address is in {name}");
+    }
     assert!(service_log.len() > 1000 && database_log.contains("auth.rotate_session_token"), "the logs were looked at");
     for secret in &secrets {
         assert!(
@@ -128,6 +196,7 @@ async fn leave_traces(format: &str) {
             "{secret} is in the service's log: {}",
             around(&service_log, secret)
         );
+        assert!(!sent.contains(secret.as_str()), "{secret} was sent to a receiver");
         assert!(
             !database_log.contains(secret.as_str()),
             "{secret} is in PostgreSQL's log: {}",

@@ -88,6 +88,7 @@ mod standby;
 mod statistics;
 mod step_up;
 mod storage;
+mod telemetry;
 mod tenants;
 mod upgrades;
 mod worker;

@@ -46,6 +46,7 @@
 //! | [`vault`] | a stand-in for Vault |
 //! | [`mail`] | a mail server, and what it has taken |
 //! | [`webhooks`] | a receiver of webhooks, and what it was shown |
+//! | [`telemetry`] | a receiver of traces and of error reports |
 //! | [`oidc`] | a real OpenID provider, and a browser that goes there and back |
 //! | [`wire`] | refresh tokens and JWTs taken apart and forged |
 //! | [`chaos`] | everything fails at once, and nobody is logged out |
@@ -75,6 +76,7 @@ pub mod schedules;
 pub mod server;
 pub mod sql;
 pub mod sql_fuzz;
+pub mod telemetry;
 pub mod tenants;
 pub mod tokens;
 pub mod vault;

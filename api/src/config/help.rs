@@ -1,6 +1,6 @@
 //! What `--help` says of the settings. Those of a subject stand beside how they are read; the rest is here.
 
-use super::{adoption, alerts, clients, federation, issuer, keys, limits, mail, metrics};
+use super::{adoption, alerts, clients, federation, issuer, keys, limits, mail, metrics, telemetry};
 use crate::keys::GENERATE;
 
 /// Name, default and meaning; empty default: must be set, or is off.
@@ -91,6 +91,7 @@ pub(super) fn settings() -> impl Iterator<Item = &'static (&'static str, &'stati
         limits::SETTINGS,
         mail::SETTINGS,
         metrics::SETTINGS,
+        telemetry::SETTINGS,
     ];
     SETTINGS.iter().chain(own.into_iter().flatten())
 }

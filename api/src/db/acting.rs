@@ -10,6 +10,7 @@ use crate::{
     credential::{Credential, SessionCredential},
     device::Caller,
     error::{Code, Problem},
+    telemetry,
 };
 
 /// What a personal access token may be limited to. An application's own scopes are words of its own; these are ours.
@@ -107,7 +108,10 @@ impl Db {
     /// Begins a transaction in nobody's name.
     pub(super) async fn begin(&self) -> Result<Acting, Problem> {
         let connection = self.connection().await?;
-        match connection.batch_execute("begin").await {
+        let part = telemetry::statement("begin");
+        let begun = connection.batch_execute("begin").await;
+        drop(part);
+        match begun {
             Ok(()) => Ok(Acting { connection: Some(connection), prepared: self.prepared }),
             Err(error) => Err(refused(connection, &error)),
         }
@@ -139,7 +143,10 @@ impl Acting {
 
     async fn end(mut self, how: &'static str) -> Result<(), Problem> {
         let connection = self.connection.take().ok_or(Code::InternalError)?;
-        match connection.batch_execute(how).await {
+        let part = telemetry::statement(how);
+        let ended = connection.batch_execute(how).await;
+        drop(part);
+        match ended {
             Ok(()) => Ok(()),
             Err(error) => Err(refused(connection, &error)),
         }

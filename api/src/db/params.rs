@@ -11,10 +11,13 @@ use deadpool_postgres::{
     ClientWrapper,
     tokio_postgres::{
         Error, Row,
+        error::SqlState,
         types::{ToSql, Type},
     },
 };
 use uuid::Uuid;
+
+use crate::telemetry;
 
 /// Parameters of one statement.
 pub type Params<'a> = &'a [&'a (dyn Param + Sync)];
@@ -65,6 +68,15 @@ pub async fn query(
     sql: &'static str,
     params: Params<'_>,
 ) -> Result<Vec<Row>, Error> {
+    let mut part = telemetry::statement(sql);
+    let rows = run(client, prepared, sql, params).await;
+    if let Err(error) = &rows {
+        part.failed(error.code().map_or("", SqlState::code).to_owned());
+    }
+    rows
+}
+
+async fn run(client: &ClientWrapper, prepared: bool, sql: &'static str, params: Params<'_>) -> Result<Vec<Row>, Error> {
     if prepared {
         let statement = client.prepare_cached(sql).await?;
         let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|param| *param as _).collect();

@@ -22,6 +22,8 @@ use openidconnect::{
 use rustls_platform_verifier::BuilderVerifierExt;
 use url::{Host, Url};
 
+use crate::telemetry;
+
 /// Keys are taken without asking.
 const FRESH: Duration = Duration::from_secs(60 * 60);
 /// While the provider is away, keys are taken for so long: it may have withdrawn one meanwhile.
@@ -231,8 +233,9 @@ impl Http {
         if !is_safe(&url) || (url.scheme() == "http" && !self.local) {
             return Err(FetchError::Unsafe);
         }
+        let mut part = telemetry::call(&parts.method, url.host_str());
         let request = self.client.request(parts.method, url).headers(parts.headers).body(body);
-        let mut response = request.send().await?;
+        let mut response = request.send().await.inspect_err(|_| part.failed("unreachable"))?;
         let mut answer = openidconnect::http::Response::builder().status(response.status());
         if let Some(headers) = answer.headers_mut() {
             *headers = response.headers().clone();
