@@ -6,8 +6,10 @@
 //   data-go="/path"                           where to go when it is done, or
 //   data-changes="devices"                    the event `devices-changed` on body, at which htmx fetches that part anew, and
 //   data-say="Done."                          what is said in the status line
-//   data-show="#id"                           the text of element #id becomes the answer's `token`, and its parent is shown
+//   data-show="id"                            the answer's `token` becomes the text of that element, whose section is shown
 // and a field, how it is written: data-as="boolean | number | list | words"; an empty optional one is left out.
+// A button: data-copy="id" copies that element's text, data-forget="id" empties it and hides its section, data-close closes
+// its dialog; a checkbox with data-reveals shows the passwords of its form.
 //
 // Nothing here makes HTML of a text.
 
@@ -186,16 +188,44 @@ document.addEventListener("submit", async (event) => {
     }
     form.reset();
     if (show) {
+      const section = find(show).closest("section");
       find(show).textContent = answer.token;
-      find(show).closest("[hidden]").hidden = false;
+      section.hidden = false;
+      section.querySelector("[tabindex='-1']").focus();
     }
     if (changes) window.htmx.trigger(document.body, `${changes}-changed`);
     if (sentence) say(sentence);
   });
 });
 
-document.addEventListener("click", (event) => {
-  if (event.target.closest("[data-close]")) event.target.closest("dialog").close();
+document.addEventListener("click", async (event) => {
+  const { close, copy, forget } = event.target.closest("button")?.dataset ?? {};
+  if (close !== undefined) event.target.closest("dialog").close();
+  if (copy) {
+    try {
+      await navigator.clipboard.writeText(find(copy).textContent);
+      say("Copied.");
+    } catch {
+      // Not allowed, or no clipboard: then it is marked, for who copies by hand.
+      getSelection().selectAllChildren(find(copy));
+      say("Marked: copy it with your keyboard.");
+    }
+  }
+  if (forget) {
+    find(forget).textContent = "";
+    find(forget).closest("section").hidden = true;
+    find("main").focus();
+  }
+});
+
+document.addEventListener("change", (event) => {
+  if (!("reveals" in event.target.dataset)) return;
+  for (const field of event.target.form.querySelectorAll("input[autocomplete$=-password]")) field.type = event.target.checked ? "text" : "password";
+});
+
+// Whoever comes back to a page by the browser's button must not see what another user left there.
+addEventListener("pageshow", (event) => {
+  if (event.persisted) location.reload();
 });
 
 // A part that htmx fetches meets an expired cookie like any other request.

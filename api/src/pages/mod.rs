@@ -15,6 +15,7 @@
 //! | `sign_in`, `account`, … | the pages |
 
 mod account;
+mod activity;
 pub mod assets;
 pub mod refusal;
 mod sign_in;
@@ -39,6 +40,9 @@ pub fn routes(route: Route) -> Route {
         .at("/assets/:name", get(assets::serve))
         .at("/sign-in", get(sign_in::sign_in_page))
         .at("/account", get(account::devices_page))
+        .at("/account/activity", get(activity::activity_page))
+        .at("/account/password", get(account::password_page))
+        .at("/account/tokens", get(account::tokens_page))
 }
 
 /// The name of the page at a path, as operations of the API have one: for the log, for metrics.
@@ -46,6 +50,9 @@ pub fn operation(path: &str) -> Option<&'static str> {
     Some(match path {
         "/sign-in" => "signInPage",
         "/account" => "accountPage",
+        "/account/activity" => "activityPage",
+        "/account/password" => "passwordPage",
+        "/account/tokens" => "tokensPage",
         path if path.starts_with("/assets/") => "asset",
         _ => return None,
     })

@@ -55,7 +55,6 @@ impl Viewer {
     }
 
     /// For the functions of `db/` that take a session only.
-    #[allow(dead_code, reason = "the tokens', soon")]
     pub fn session(&self) -> Result<&SessionCredential, Problem> {
         match &self.credential {
             Credential::Session(session) => Ok(session),
@@ -79,7 +78,6 @@ pub struct Frame {
     /// The user's e-mail.
     pub email: String,
     /// Whether that was verified.
-    #[allow(dead_code, reason = "the tokens', soon")]
     pub is_verified: bool,
     /// Whether one can sign in at an identity provider.
     pub is_federated: bool,

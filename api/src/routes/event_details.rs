@@ -11,61 +11,61 @@ use uuid::Uuid;
 pub struct EventDetails {
     /// Why: `logged_out`, `token_replay`, `password_changed`, …
     #[oai(skip_serializing_if_is_none)]
-    reason: Option<String>,
+    pub reason: Option<String>,
     /// How somebody logged in: `password`, `federated`, …
     #[oai(skip_serializing_if_is_none)]
-    method: Option<String>,
+    pub method: Option<String>,
     /// Through which provider.
     #[oai(skip_serializing_if_is_none)]
-    provider: Option<String>,
+    pub provider: Option<String>,
     /// How the user proved who they are (RFC 8176).
     #[oai(skip_serializing_if_is_none)]
-    amr: Option<Vec<String>>,
+    pub amr: Option<Vec<String>>,
     /// The sessions that it ended.
     #[oai(skip_serializing_if_is_none)]
-    sessions: Option<Vec<Uuid>>,
+    pub sessions: Option<Vec<Uuid>>,
     /// How often it happened so far; of what is not written down each time.
     #[oai(skip_serializing_if_is_none)]
-    times: Option<i64>,
+    pub times: Option<i64>,
     /// How many logins failed in a row.
     #[oai(skip_serializing_if_is_none)]
-    failures: Option<i64>,
+    pub failures: Option<i64>,
     /// Whether logins were locked at that time.
     #[oai(skip_serializing_if_is_none)]
-    locked: Option<bool>,
+    pub locked: Option<bool>,
     /// Which role was given or taken.
     #[oai(skip_serializing_if_is_none)]
-    role: Option<String>,
+    pub role: Option<String>,
     /// What it was before: a role, or an organization.
     #[oai(skip_serializing_if_is_none)]
-    from: Option<String>,
+    pub from: Option<String>,
     /// What it is now: a role, or an organization.
     #[oai(skip_serializing_if_is_none)]
-    to: Option<String>,
+    pub to: Option<String>,
     /// Which invitation.
     #[oai(skip_serializing_if_is_none)]
-    invitation_id: Option<Uuid>,
+    pub invitation_id: Option<Uuid>,
     /// Which personal access token.
     #[oai(skip_serializing_if_is_none)]
-    token_id: Option<Uuid>,
+    pub token_id: Option<Uuid>,
     /// Which personal access tokens were ended.
     #[oai(skip_serializing_if_is_none)]
-    token_ids: Option<Vec<Uuid>>,
+    pub token_ids: Option<Vec<Uuid>>,
     /// The name of a personal access token.
     #[oai(skip_serializing_if_is_none)]
-    name: Option<String>,
+    pub name: Option<String>,
     /// Its scopes.
     #[oai(skip_serializing_if_is_none)]
-    scopes: Option<Vec<String>>,
+    pub scopes: Option<Vec<String>>,
     /// The confidential client that did it.
     #[oai(skip_serializing_if_is_none)]
-    client_id: Option<String>,
+    pub client_id: Option<String>,
     /// What looked suspicious.
     #[oai(skip_serializing_if_is_none)]
-    pattern: Option<String>,
+    pub pattern: Option<String>,
     /// What was done about another device than the session's own.
     #[oai(skip_serializing_if_is_none)]
-    policy: Option<String>,
+    pub policy: Option<String>,
 }
 
 impl EventDetails {

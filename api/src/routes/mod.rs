@@ -5,7 +5,7 @@ mod answers;
 pub mod csrf_token;
 mod delivery;
 pub mod email;
-mod event_details;
+pub mod event_details;
 pub mod federation;
 pub mod health;
 pub mod introspection;

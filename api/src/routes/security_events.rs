@@ -216,10 +216,6 @@ impl SecurityEventsApi {
         if [&from.0, &to.0].into_iter().flatten().any(|time| !within_reach(time)) {
             refuse("from and to must be of the years 1970 to 9999.")?;
         }
-        let after = match cursor.0.as_deref().map(decode) {
-            Some(None) => refuse("cursor must be a nextCursor of this list.")?,
-            after => after.flatten(),
-        };
         let filter = EventFilter {
             organization_id: organization_id.0,
             action: action.0,
@@ -228,17 +224,33 @@ impl SecurityEventsApi {
             session_id: session_id.0,
             from: from.0,
             to: to.0,
-            after,
-            // One more than is shown: it tells whether there is another page.
-            limit: i64::from(limit) + 1,
+            ..EventFilter::default()
         };
-        let mut events = app.db.security_events(&credential, &filter, &caller).await?;
-        let is_last = events.len() <= limit as usize;
-        events.truncate(limit as usize);
-        let last = events.last().filter(|_| !is_last).map(|event| (event.created_at, event.id));
-        let events = events.into_iter().map(Event::from).collect();
-        Ok(Json(Timeline { events, next_cursor: last.as_ref().map(encode) }))
+        let (events, next_cursor) = page(&app, &credential, &caller, filter, limit, cursor.0.as_deref()).await?;
+        Ok(Json(Timeline { events: events.into_iter().map(Event::from).collect(), next_cursor }))
     }
+}
+
+/// A page of a timeline, and the cursor of the next one, where there is one.
+pub async fn page(
+    app: &App,
+    who: &Credential,
+    caller: &Caller,
+    filter: EventFilter,
+    limit: u32,
+    cursor: Option<&str>,
+) -> Result<(Vec<SecurityEvent>, Option<String>), Problem> {
+    let after = match cursor.map(decode) {
+        Some(None) => refuse("cursor must be a nextCursor of this list.")?,
+        after => after.flatten(),
+    };
+    // One more than is shown: it tells whether there is another page.
+    let filter = EventFilter { after, limit: i64::from(limit) + 1, ..filter };
+    let mut events = app.db.security_events(who, &filter, caller).await?;
+    let is_last = events.len() <= limit as usize;
+    events.truncate(limit as usize);
+    let last = events.last().filter(|_| !is_last).map(|event| (event.created_at, event.id));
+    Ok((events, last.as_ref().map(encode)))
 }
 
 #[cfg(test)]
