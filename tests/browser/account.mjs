@@ -126,6 +126,149 @@ await test(origin, {
     assert.equal(await page.$$eval("body img, body script", (found) => found.length), 0);
   },
 
+  async "a password is changed by who knows it, after proving it once more"(open) {
+    await signUp(origin, "grace@example.org", "Grace Hopper");
+    const other = await logIn(origin, "grace@example.org");
+    const page = await open();
+    await signIn(page, origin, "grace@example.org", "/account/password");
+    await isAccessible(page);
+    await picture(page, "password");
+    await ask("let the authentication age");
+    await page.type("#current", "correct horse battery staple");
+    await page.type("#new", "short");
+    await page.keyboard.press("Enter");
+    assert.ok(await page.$eval("#new", (field) => field.matches(":invalid") && field === document.activeElement));
+    await page.type("#new", " purple monkey dishwasher");
+    await page.click("[data-reveals]");
+    assert.equal(await page.$eval("#new", (field) => `${field.type} ${field.value}`), "text short purple monkey dishwasher");
+    await page.focus("#new");
+    await page.keyboard.press("Enter");
+    await shows(page, "Is it still you?");
+    await isAccessible(page);
+    // Not given: nothing happens. Wrong: it is said. Right: what was asked for is done.
+    await page.keyboard.press("Escape");
+    assert.ok(await lives(origin, other));
+    await page.focus("#new");
+    await page.keyboard.press("Enter");
+    await shows(page, "Is it still you?");
+    await page.keyboard.type("not the password");
+    await page.keyboard.press("Enter");
+    await shows(page, "The e-mail or the password is wrong.");
+    await picture(page, "step-up");
+    await page.keyboard.type("correct horse battery staple");
+    await page.keyboard.press("Enter");
+    await shows(page, "Your password is changed.");
+    assert.ok(!(await lives(origin, other)));
+    assert.equal(await page.$eval("#new", (field) => field.value), "", "it is not left in the page");
+    await page.reload();
+    await shows(page, "Change your password");
+  },
+
+  async "a token is made, shown once, used, and revoked"(open) {
+    await signUp(origin, "kay@example.org", script);
+    const page = await open();
+    await signIn(page, origin, "kay@example.org", "/account/tokens");
+    await shows(page, "That needs a verified e-mail address");
+    await isAccessible(page);
+    await ask("verify every e-mail");
+    await page.reload();
+    await shows(page, "0 tokens");
+    await page.click(".card.form .primary");
+    assert.ok(await page.$eval("#name", (field) => field.matches(":invalid")));
+    await page.type("#name", script);
+    await page.click("input[value='sessions:read']");
+    await page.type("#words", "orders:read  orders:write");
+    await page.select("#days", "7");
+    await page.click(".card.form .primary");
+    await shows(page, "it is not shown again");
+    await shows(page, "1 token");
+    await isAccessible(page);
+    assert.equal(await page.evaluate(() => document.activeElement.id), "made-title");
+    const token = await page.$eval("#new-token", (element) => element.textContent);
+    assert.match(token, /^asp_[A-Za-z0-9_-]{64}$/);
+    const use = (path) => fetch(origin + path, { headers: { authorization: `Bearer ${token}` } }).then((response) => response.status);
+    assert.deepEqual([await use("/api/auth/sessions"), await use("/api/auth/me"), await use("/account")], [200, 403, 401]);
+    assert.deepEqual(await page.$$eval("#tokens .badge", (badges) => badges.map((badge) => badge.textContent)), ["orders:read", "orders:write", "sessions:read"]);
+    await page.click("[data-forget]");
+    assert.ok(!(await page.content()).includes(token));
+    await page.reload();
+    assert.ok(!(await page.content()).includes(token), "shown once");
+    await page.click("#tokens button");
+    await shows(page, `Revoke ${script}?`);
+    await Promise.all([shows(page, `${script} was revoked.`), page.click("#confirm-yes")]);
+    await shows(page, "0 tokens");
+    assert.equal(await use("/api/auth/sessions"), 401);
+    assert.equal(await page.$$eval("body img, body script", (found) => found.length), 0);
+  },
+
+  async "the timeline tells what happened, page by page"(open) {
+    const mallory = { "user-agent": script };
+    await signUp(origin, "mary@example.org", "Mary", {}, mallory);
+    const wrong = { email: "mary@example.org", password: "wrong" };
+    for (let n = 0; n < 3; n++) {
+      const answer = await fetch(`${origin}/api/auth/login`, { method: "POST", headers: { "content-type": "application/json", ...mallory }, body: JSON.stringify(wrong) });
+      assert.equal(answer.status, 401);
+    }
+    for (let n = 0; n < 25; n++) await logIn(origin, "mary@example.org", { "user-agent": phone });
+    const page = await open();
+    await signIn(page, origin, "mary@example.org", "/account/activity");
+    await isAccessible(page);
+    const events = () => page.$$eval("#events > li.event", (found) => found.length);
+    assert.equal(await events(), 25);
+    await shows(page, "This session");
+    // With the script, and as a link.
+    const next = await page.$eval("#more a", (link) => link.href);
+    await page.click("#more a");
+    await page.waitForFunction(() => document.querySelectorAll("#events > li.event").length > 25);
+    const before = await events();
+    assert.equal(await page.$$eval("#events > li.event", (found) => new Set(found).size), before);
+    await page.goto(next);
+    assert.ok((await events()) > 0);
+    await page.goto(`${origin}/account/activity`);
+    await page.select("#show", "refused");
+    await Promise.all([page.waitForNavigation(), page.click(".filter button")]);
+    assert.equal(await events(), 3);
+    await shows(page, "Somebody tried to sign in");
+    assert.equal(await page.$$eval("main img, main script", (found) => found.length), 0);
+    const answer = await page.goto(`${origin}/account/activity?cursor=nonsense`);
+    assert.equal(answer.status(), 400);
+    await shows(page, "cursor must be a nextCursor of this list.");
+  },
+
+  async "a replay is told to whom it happened"(open) {
+    const { refreshToken } = await logIn(origin, email, { "user-agent": phone });
+    const refresh = async (token) => {
+      const response = await fetch(`${origin}/api/auth/refresh`, { method: "POST", headers: { "content-type": "application/json", "user-agent": phone }, body: JSON.stringify({ refreshToken: token }) });
+      return response.json();
+    };
+    const successor = await refresh(refreshToken);
+    await refresh(successor.refreshToken);
+    assert.equal((await refresh(refreshToken)).code, "invalid_refresh_token");
+    const page = await open();
+    await signIn(page, origin, email, "/account/activity?show=critical");
+    await shows(page, "An old session token was used again");
+    await isAccessible(page);
+    await page.goto(`${origin}/account/activity`);
+    await picture(page, "activity");
+  },
+
+  async "a page of one user is not used by another one's session"(open) {
+    const page = await open();
+    await signIn(page, origin, email);
+    const other = await logIn(origin, email, { "user-agent": phone });
+    await page.reload();
+    // Another tab of the same browser.
+    const tab = await open();
+    await tab.goto(`${origin}/account`);
+    await Promise.all([tab.waitForNavigation(), tab.click(".who button")]);
+    await signIn(tab, origin, "mary@example.org");
+    await page.click("form[data-api^=DELETE] button");
+    await page.waitForSelector("#confirm[open]");
+    await Promise.all([page.waitForNavigation(), page.click("#confirm-yes")]);
+    await shows(page, "Mary");
+    assert.ok(await lives(origin, other), "nothing was ended");
+  },
+
   async "what is not there, and what is refused, are pages too"(open) {
     const page = await open();
     const answer = await page.goto(`${origin}/account/nowhere`);
