@@ -1,7 +1,7 @@
 // The account page, as people use it: with a mouse, with keys alone, with a session that ended meanwhile; and with names that
 // are scripts.
 import assert from "node:assert/strict";
-import { arrives, ask, isAccessible, lives, logIn, picture, shows, signIn, signUp, tabTo, test } from "./pages.mjs";
+import { arrives, ask, isAccessible, lives, logIn, look, picture, shows, signIn, signUp, tabTo, test } from "./pages.mjs";
 
 const [port] = process.argv.slice(2);
 const origin = `http://localhost:${port}`;
@@ -9,15 +9,64 @@ const email = "ada@example.org";
 const script = `<img src=x onerror=alert(1)><script>alert(2)</script>'"`;
 const phone = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.5 Mobile/15E148 Safari/604.1";
 
+/** For the README (SCREENSHOTS=1): an account with a past, from several networks. */
+async function pictures(open) {
+  const ada = "ada.lovelace@example.org";
+  const from = (network, agent) => ({ "x-forwarded-for": network, "user-agent": agent });
+  const desk = from("198.51.100.24", "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36");
+  const pocket = from("203.0.113.77", phone);
+  const office = from("192.0.2.10", "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:144.0) Gecko/20100101 Firefox/144.0");
+  const { refreshToken } = await signUp(origin, ada, "Ada Lovelace", {}, office);
+  await ask("verify every e-mail");
+  const post = (path, body, headers) => fetch(origin + path, { method: "POST", headers: { "content-type": "application/json", ...headers }, body: JSON.stringify(body) });
+  await logIn(origin, ada, office);
+  await logIn(origin, ada, pocket);
+  await post("/api/auth/login", { email: ada, password: "wrong" }, from("203.0.113.200", office["user-agent"]));
+  const { refreshToken: next } = await (await post("/api/auth/refresh", { refreshToken }, office)).json();
+  await post("/api/auth/refresh", { refreshToken: next }, office);
+  await post("/api/auth/refresh", { refreshToken }, from("203.0.113.200", "curl/8.5.0"));
+  const page = await open();
+  await page.setUserAgent(desk["user-agent"]);
+  await page.setExtraHTTPHeaders({ "x-forwarded-for": desk["x-forwarded-for"] });
+  await page.goto(`${origin}/sign-in`);
+  await page.type("#email", ada);
+  await picture(page, "sign-in");
+  await signIn(page, origin, ada);
+  await picture(page, "account-devices");
+  await look(page, 390, "dark");
+  await picture(page, "account-devices-phone");
+  await page.goto(`${origin}/account/activity`);
+  await picture(page, "account-activity-phone");
+  await look(page, 1100, "dark");
+  await picture(page, "account-activity");
+  await page.goto(`${origin}/account/tokens`);
+  await look(page, 1100, "light");
+  await page.type("#name", "nightly report");
+  await page.click("input[value='sessions:read']");
+  await page.click("input[value='security_events:read']");
+  await page.click(".card.form .primary");
+  await shows(page, "1 token");
+  // Not even one that is good for this test's database only.
+  await page.$eval("#new-token", (element) => { element.textContent = `asp_${"x".repeat(64)}`; });
+  await picture(page, "account-tokens");
+  await ask("let the authentication age");
+  await page.goto(`${origin}/account/password`);
+  await page.type("#current", "correct horse battery staple");
+  await page.type("#new", "purple monkey dishwasher");
+  await page.keyboard.press("Enter");
+  await shows(page, "Is it still you?");
+  await picture(page, "account-step-up");
+}
+
 await signUp(origin, email, "Ada Lovelace");
 
-await test(origin, {
+if (process.env.SCREENSHOTS) await test(origin, { pictures });
+else await test(origin, {
   async "who is not signed in is asked to, and comes back to what they wanted"(open) {
     const page = await open();
     await page.goto(`${origin}/account?from=mail`);
     await arrives(page, "/sign-in?returnTo=%2Faccount%3Ffrom%3Dmail");
     await isAccessible(page);
-    await picture(page, "sign-in");
     // With keys alone.
     await page.reload();
     await page.keyboard.type(email);
@@ -64,7 +113,7 @@ await test(origin, {
     await page.keyboard.press("Enter");
     await shows(page, "Safari 17 on iPhone was signed out.");
     await page.waitForFunction(() => !document.querySelector("#devices").innerText.includes("Safari 17"));
-    assert.equal(await page.evaluate(() => document.activeElement.id), "devices-title", "the focus is not lost");
+    await page.waitForFunction(() => document.activeElement.id === "devices-title"); // the focus is not lost
     assert.ok(!(await lives(origin, other)));
   },
 
@@ -132,7 +181,6 @@ await test(origin, {
     const page = await open();
     await signIn(page, origin, "grace@example.org", "/account/password");
     await isAccessible(page);
-    await picture(page, "password");
     await ask("let the authentication age");
     await page.type("#current", "correct horse battery staple");
     await page.type("#new", "short");
@@ -154,7 +202,6 @@ await test(origin, {
     await page.keyboard.type("not the password");
     await page.keyboard.press("Enter");
     await shows(page, "The e-mail or the password is wrong.");
-    await picture(page, "step-up");
     await page.keyboard.type("correct horse battery staple");
     await page.keyboard.press("Enter");
     await shows(page, "Your password is changed.");
@@ -249,7 +296,6 @@ await test(origin, {
     await shows(page, "An old session token was used again");
     await isAccessible(page);
     await page.goto(`${origin}/account/activity`);
-    await picture(page, "activity");
   },
 
   async "a page of one user is not used by another one's session"(open) {
@@ -262,6 +308,7 @@ await test(origin, {
     await tab.goto(`${origin}/account`);
     await Promise.all([tab.waitForNavigation(), tab.click(".who button")]);
     await signIn(tab, origin, "mary@example.org");
+    await page.bringToFront();
     await page.click("form[data-api^=DELETE] button");
     await page.waitForSelector("#confirm[open]");
     await Promise.all([page.waitForNavigation(), page.click("#confirm-yes")]);

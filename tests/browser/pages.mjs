@@ -49,10 +49,10 @@ export async function lives(origin, { accessToken }) {
  * another host, violation of the policy, dialog (no page of ours opens one: it would be an injected script), and error.
  */
 export async function test(origin, tests) {
-  const only = process.env.BROWSER_TEST;
+  const only = new RegExp(process.env.BROWSER_TEST ?? "");
   await withBrowser(async (browser) => {
     for (const [name, body] of Object.entries(tests)) {
-      if (only && !name.includes(only)) continue;
+      if (!only.test(name)) continue;
       const context = await browser.createBrowserContext();
       const offences = [];
       try {
@@ -69,13 +69,9 @@ export async function test(origin, tests) {
   }).finally(() => lines.close());
 }
 
-async function open(context, origin, offences, { width = 1100, height = 800, dark = false } = {}) {
+async function open(context, origin, offences, { width = 1100, scheme = "light" } = {}) {
   const page = await context.newPage();
-  await page.setViewport({ width, height, deviceScaleFactor: 1 });
-  await page.emulateMediaFeatures([
-    { name: "prefers-color-scheme", value: dark ? "dark" : "light" },
-    { name: "prefers-reduced-motion", value: "reduce" },
-  ]);
+  await look(page, width, scheme);
   page.on("request", (request) => {
     if (new URL(request.url()).origin !== origin) offences.push(`a request to ${request.url()}`);
   });
@@ -129,27 +125,31 @@ export async function tabTo(page, text, limit = 60) {
   assert.fail(`Tab does not reach ${text}`);
 }
 
-/** No finding of axe, and nothing wider than the screen; in both colour schemes, on a desk and on a phone. */
+/** No finding of axe, and nothing wider than the screen: light on a desk, dark on a phone. */
 export async function isAccessible(page) {
   const url = page.url();
-  for (const scheme of ["light", "dark"]) {
-    for (const width of [1100, 360]) {
-      await page.setViewport({ width, height: 800, deviceScaleFactor: 1 });
-      await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }, { name: "prefers-reduced-motion", value: "reduce" }]);
-      const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-      assert.ok(wide <= 0, `${url}: ${wide} pixels wider than ${width}`);
-      await page.evaluate(axe);
-      const found = await page.evaluate(async () => (await window.axe.run(document, { resultTypes: ["violations"] })).violations
-        .map(({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.html} (${node.failureSummary})`).join("\n")}`));
-      assert.deepEqual(found, [], `${url}, ${scheme}, ${width}`);
-    }
+  await page.evaluate(axe);
+  for (const [width, scheme] of [[1100, "light"], [360, "dark"]]) {
+      await look(page, width, scheme);
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    assert.ok(wide <= 0, `${url}: ${wide} pixels wider than ${width}`);
+    const found = await page.evaluate(async () => (await window.axe.run(document, { resultTypes: ["violations"] })).violations
+      .map(({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.html} (${node.failureSummary})`).join("\n")}`));
+    assert.deepEqual(found, [], `${url}, ${scheme}, ${width}`);
   }
-  await page.setViewport({ width: 1100, height: 800, deviceScaleFactor: 1 });
-  await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: "light" }, { name: "prefers-reduced-motion", value: "reduce" }]);
+  await look(page, 1100, "light");
 }
 
-/** A picture for the README, when they are asked for (SCREENSHOTS=1). */
+/** As it is on a screen of that width, in that colour scheme. */
+export async function look(page, width, scheme) {
+  await page.setViewport({ width, height: 800, deviceScaleFactor: 1 });
+  await page.emulateMediaFeatures([
+    { name: "prefers-color-scheme", value: scheme },
+    { name: "prefers-reduced-motion", value: "reduce" },
+  ]);
+}
+
+/** A picture for the README. */
 export async function picture(page, name) {
-  if (!process.env.SCREENSHOTS) return;
   await page.screenshot({ path: new URL(`../../api/screenshots/${name}.png`, import.meta.url).pathname, fullPage: true });
 }

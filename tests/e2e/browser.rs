@@ -82,7 +82,8 @@ async fn cookies_are_kept_sent_and_withheld_as_they_are_meant_to() {
 #[tokio::test]
 async fn the_account_page_does_what_it_says() {
     let db = TestDb::create().await;
-    let server = Server::start(&db, &[]).await;
+    // So that a script can come from other networks.
+    let server = Server::start(&db, &[("TRUSTED_PROXIES", "127.0.0.1")]).await;
     browse(&["account.mjs", &port(&server)], &server, &db.superuser().await).await;
 }
 

@@ -60,6 +60,7 @@ mod organizations_http;
 mod outbox;
 mod oversight;
 mod overtaken;
+mod pages;
 mod passwords;
 mod personal_access_tokens;
 mod pooler;

@@ -142,6 +142,11 @@ impl CodeFlow {
         }
     }
 
+    /// Whether browsers come back to this site itself, and so to the pages that are here.
+    pub fn comes_back_here(&self) -> bool {
+        matches!(self.landing, Landing::Path(_))
+    }
+
     /// Where a browser goes that came back, by what became of it.
     pub fn landing(&self, result: &Result<Option<String>, Problem>) -> String {
         match result {

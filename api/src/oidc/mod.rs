@@ -56,6 +56,11 @@ impl Federation {
         })
     }
 
+    /// Whether browsers can be sent to the provider, and come back to this site itself.
+    pub fn comes_back_here(&self) -> bool {
+        self.flow.as_ref().is_some_and(CodeFlow::comes_back_here)
+    }
+
     /// Who the token says this is. Every token that does not say so is refused in the same words.
     pub async fn verify(&self, token: &str, nonce: Option<&str>) -> Result<Person, Problem> {
         let known = self.known().await?;

@@ -93,11 +93,7 @@ struct Activity {
 
 /// `GET /account/activity?show=…&cursor=…`
 #[handler]
-pub async fn activity_page(
-    Data(app): Data<&Arc<App>>,
-    viewer: Viewer,
-    Query(asked): Query<Asked>,
-) -> Result<Response> {
+pub async fn activity_page(Data(app): Data<&Arc<App>>, viewer: Viewer, Query(asked): Query<Asked>) -> Result<Response> {
     let session_id = viewer.session()?.session_id;
     let (filter, cursor) = (asked.show.filter(), asked.cursor.as_deref());
     let (events, next) =

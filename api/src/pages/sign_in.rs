@@ -45,7 +45,7 @@ pub async fn sign_in_page(
     if viewer.is_ok() {
         return Ok(see_other(return_to));
     }
-    let has_provider = app.federation.as_ref().is_some_and(|federation| federation.flow.is_some());
+    let has_provider = app.federation.as_ref().is_some_and(oidc::Federation::comes_back_here);
     let provider = has_provider.then(|| format!("/api/auth/oidc/start?returnTo={}", path_in_query(return_to)));
     Ok(html(&SignIn { return_to, provider, error: asked.error.as_deref().map(sentence) })?)
 }

@@ -12,6 +12,7 @@ use crate::{
     db::Organization,
     device::Caller,
     error::{Code, Problem},
+    oidc::Federation,
 };
 
 /// Somebody who is signed in, as the database has just said: whoever extracts it, needs it. Without it, the browser is sent
@@ -48,7 +49,7 @@ impl Viewer {
             name: profile.name,
             email: profile.email,
             is_verified: profile.email_verified,
-            is_federated: app.federation.as_ref().is_some_and(|federation| federation.flow.is_some()),
+            is_federated: app.federation.as_ref().is_some_and(Federation::comes_back_here),
             path: request.uri().path().to_owned(),
         };
         Ok(Self { credential, caller, frame, organization: profile.organization, roles: profile.roles })
@@ -79,7 +80,7 @@ pub struct Frame {
     pub email: String,
     /// Whether that was verified.
     pub is_verified: bool,
-    /// Whether one can sign in at an identity provider.
+    /// Whether one can sign in at an identity provider, and come back to these pages.
     pub is_federated: bool,
     /// Where this is.
     path: String,
