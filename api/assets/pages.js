@@ -69,7 +69,9 @@ async function call(method, path, body) {
       if (tried.has(refusal.code) || !csrf()) throw refusal;
       tried.add(refusal.code);
       if (refusal.code === "step_up_required") {
-        if (!(await stepUp())) return undefined;
+        // Whoever has just typed the password is not asked for it again.
+        if (body?.currentPassword) await send("POST", "/api/auth/step-up", { password: body.currentPassword });
+        else if (!(await stepUp())) return undefined;
       } else if (refusal.code === "authentication_required" || refusal.code === "invalid_access_token") {
         if (await refresh()) continue;
         signIn();
@@ -134,11 +136,15 @@ function complain(form, text) {
   line.textContent = text;
 }
 
+let said;
+
 function say(text) {
   const status = find("status");
-  // Emptied first, so that the same sentence is read out again.
+  // Emptied first, so that the same sentence is read out again; and after a while, so that it is in nobody's way.
   status.textContent = "";
   requestAnimationFrame(() => { status.textContent = text; });
+  clearTimeout(said);
+  said = setTimeout(() => { status.textContent = ""; }, 10_000);
 }
 
 /** Does it once, however often the button is pressed; what is refused is said in the form. */
@@ -235,13 +241,17 @@ document.addEventListener("htmx:beforeOnLoad", (event) => {
   refresh().then((isGood) => (isGood ? window.htmx.trigger(event.detail.elt, event.detail.requestConfig.triggeringEvent?.type ?? "click") : signIn()), signIn);
 });
 
+for (const event of ["htmx:responseError", "htmx:sendError"]) {
+  document.addEventListener(event, () => say("This page could not be brought up to date. Reload it."));
+}
+
 // What was focused may be gone: then the part that took its place is, not the top of the page.
 document.addEventListener("htmx:afterSettle", (event) => {
   write(document);
   if (document.activeElement === document.body) event.detail.elt.querySelector("[tabindex='-1']")?.focus();
 });
 
-const absolute = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "short" });
+const absolute = new Intl.DateTimeFormat("en", { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 const units = [["day", 86_400], ["hour", 3_600], ["minute", 60]];
 

@@ -150,6 +150,7 @@ export async function look(page, width, scheme) {
 }
 
 /** A picture for the README. */
-export async function picture(page, name) {
-  await page.screenshot({ path: new URL(`../../api/screenshots/${name}.png`, import.meta.url).pathname, fullPage: true });
+export async function picture(page, name, height = 800) {
+  await page.setViewport({ ...page.viewport(), height });
+  await page.screenshot({ path: new URL(`../../api/screenshots/${name}.png`, import.meta.url).pathname });
 }

@@ -149,8 +149,7 @@ fn describe(action: &str, details: &EventDetails) -> (String, Option<String>) {
         "new_device_login" => ("First sign-in on this device", None),
         "auth_session_created" => ("Session opened", None),
         "user_logged_out" => ("Signed out", None),
-        "session_revoked" | "refresh_token_revoked" => ("Session ended", reason),
-        "session_family_revoked" => ("Session ended, on all its devices", reason),
+        "session_revoked" | "session_family_revoked" | "refresh_token_revoked" => ("Session ended", reason),
         "session_expired" => ("Session expired", None),
         "token_replay_detected" => (
             "An old session token was used again",
