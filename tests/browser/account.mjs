@@ -267,7 +267,7 @@ else await test(origin, {
       const answer = await fetch(`${origin}/api/auth/login`, { method: "POST", headers: { "content-type": "application/json", ...mallory }, body: JSON.stringify(wrong) });
       assert.equal(answer.status, 401);
     }
-    for (let n = 0; n < 25; n++) await logIn(origin, "mary@example.org", { "user-agent": phone });
+    for (let n = 0; n < 15; n++) await logIn(origin, "mary@example.org", { "user-agent": phone });
     const page = await open();
     await signIn(page, origin, "mary@example.org", "/account/activity");
     await isAccessible(page);
@@ -278,8 +278,13 @@ else await test(origin, {
     const next = await page.$eval("#more a", (link) => link.href);
     await page.click("#more a");
     await page.waitForFunction(() => document.querySelectorAll("#events > li.event").length > 25);
-    const before = await events();
-    assert.equal(await page.$$eval("#events > li.event", (found) => new Set(found).size), before);
+    while (await page.$("#more")) {
+      const before = await events();
+      await page.click("#more a");
+      await page.waitForFunction((before) => document.querySelectorAll("#events > li.event").length > before, {}, before);
+    }
+    const all = await page.evaluate(async () => (await (await fetch("/api/auth/security-events?limit=100")).json()).events.length);
+    assert.equal(await events(), all, "each once");
     await page.goto(next);
     assert.ok((await events()) > 0);
     await page.goto(`${origin}/account/activity`);
