@@ -245,10 +245,13 @@ for (const event of ["htmx:responseError", "htmx:sendError"]) {
   document.addEventListener(event, () => say("This page could not be brought up to date. Reload it."));
 }
 
-// What was focused may be gone: then the part that took its place is, not the top of the page.
+// What was focused may be gone: then the part that took its place is, not the top of the page. (A part is filled anew and
+// never replaced itself, or what changes while it is being fetched would be lost.)
 document.addEventListener("htmx:afterSettle", (event) => {
-  write(document);
-  if (document.activeElement === document.body) event.detail.elt.querySelector("[tabindex='-1']")?.focus();
+  const part = event.detail.elt;
+  write(part);
+  if (document.activeElement !== document.body) return;
+  (part.matches("[tabindex='-1']") ? part : part.closest("section")?.querySelector("[tabindex='-1']"))?.focus();
 });
 
 const absolute = new Intl.DateTimeFormat("en", { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });

@@ -278,6 +278,7 @@ else await test(origin, {
     const next = await page.$eval("#more a", (link) => link.href);
     await page.click("#more a");
     await page.waitForFunction(() => document.querySelectorAll("#events > li.event").length > 25);
+    await page.waitForFunction(() => document.activeElement === document.querySelectorAll("#events > li.event")[25]);
     while (await page.$("#more")) {
       const before = await events();
       await page.click("#more a");

@@ -152,5 +152,6 @@ export async function look(page, width, scheme) {
 /** A picture for the README. */
 export async function picture(page, name, height = 800) {
   await page.setViewport({ ...page.viewport(), height });
+  await page.$eval("#status", (line) => { line.textContent = ""; });
   await page.screenshot({ path: new URL(`../../api/screenshots/${name}.png`, import.meta.url).pathname });
 }
