@@ -76,6 +76,8 @@ pub struct App {
     pub readiness: Readiness,
     /// Whether `/metrics` is served here.
     pub serves_metrics: bool,
+    /// Who is told at once that there is something new.
+    pub live: pages::Live,
 }
 
 impl App {
@@ -145,7 +147,12 @@ pub type Api = (
     (routes::email::EmailApi, routes::password::PasswordApi),
     routes::personal_access_tokens::PersonalAccessTokensApi,
     routes::csrf_token::CsrfTokenApi,
-    (routes::organizations::OrganizationsApi, routes::members::MembersApi, routes::invitations::InvitationsApi),
+    (
+        routes::organizations::OrganizationsApi,
+        routes::members::MembersApi,
+        routes::invitations::InvitationsApi,
+        routes::oversight::OversightApi,
+    ),
     (
         routes::introspection::IntrospectionApi,
         routes::metadata::MetadataApi,
@@ -168,7 +175,12 @@ fn service() -> OpenApiService<Api, ()> {
         (routes::email::EmailApi, routes::password::PasswordApi),
         routes::personal_access_tokens::PersonalAccessTokensApi,
         routes::csrf_token::CsrfTokenApi,
-        (routes::organizations::OrganizationsApi, routes::members::MembersApi, routes::invitations::InvitationsApi),
+        (
+            routes::organizations::OrganizationsApi,
+            routes::members::MembersApi,
+            routes::invitations::InvitationsApi,
+            routes::oversight::OversightApi,
+        ),
         (
             routes::introspection::IntrospectionApi,
             routes::metadata::MetadataApi,

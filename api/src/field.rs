@@ -176,6 +176,12 @@ rule! {
     }
 }
 rule! {
+    /// Why somebody else's session was ended.
+    Reason, (Code::InvalidRequest, "The reason must have 1 to 200 characters, none of them control, and not be blank."),
+    text(1, 200),
+    |value| count(value, 1, 200) && !value.chars().any(is_control) && !value.trim_matches(' ').is_empty()
+}
+rule! {
     /// The name of a personal access token.
     TokenName, (Code::InvalidName, "The name must have 1 to 100 characters, none of them control, and not be blank."),
     text(1, 100),

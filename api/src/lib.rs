@@ -242,6 +242,7 @@ async fn assemble(config: Config) -> Result<(App, KeySource), String> {
         limits: Limits::new(config.limits),
         proxies: config.proxies,
         readiness: Default::default(),
+        live: Default::default(),
         keys,
         serves_metrics: config.metrics_listen == MetricsListen::WithTheApi,
     };
@@ -263,11 +264,13 @@ async fn run(mut config: Config) -> Result<(), String> {
 
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    let stopping = app.clone();
     let stop = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        stopping.live.stop();
     };
     let listener = bind("AUTH_LISTEN", listen).await?;
     let metrics_server = match metrics_listen {

@@ -65,6 +65,30 @@ async fn arrange(admin: &Client, what: &str) {
         "verify every e-mail" => {
             run(admin, "update auth.users set email_verified_at = now()", &[]).await;
         }
+        "let mary join engines" => {
+            let join = "insert into auth.organization_members (organization_id, user_id, role)
+                        select o.id, u.id, 'ORGANIZATION_MEMBER' from auth.organizations o, auth.users u
+                         where o.slug = 'engines' and u.email like 'mary@%'";
+            run(admin, join, &[]).await;
+            let acts = "update auth.sessions s set organization_id = m.organization_id from auth.organization_members m
+                         where m.user_id = s.user_id and s.organization_id is null";
+            run(admin, acts, &[]).await;
+        }
+        "appoint olga" => {
+            run(admin, "select auth.appoint_operator(id) from auth.users where email like 'olga@%'", &[]).await;
+        }
+        "dismiss olga" => {
+            run(admin, "select auth.dismiss_operator(id) from auth.users where email like 'olga@%'", &[]).await;
+        }
+        // A month of an installation that is in use, so that there is something to draw.
+        "take samples" => {
+            let samples = "insert into auth.samples
+                select t, 900 + 12 * n % 400 + n / 8, 300, 250, (900 + n / 8) * 700, 4000000 + n * 9000, 14 + n * 7 % 23, 11 + n * 5 % 19,
+                       case when n % 96 between 30 and 36 then 40 + n * 11 % 60 else 2 + n % 3 end, (n % 96 = 33)::int, (n % 397 = 7)::int,
+                       '2026-01-01', n * 800::bigint + 90 * (n % 40), n * 9::bigint, n * 3::bigint
+                  from (select n, now() - make_interval(mins => 15 * (2880 - n)) - interval '1 minute' as t from generate_series(0, 2880) n) s";
+            run(admin, samples, &[]).await;
+        }
         _ => panic!("nobody knows how to {what}"),
     }
 }
@@ -85,6 +109,13 @@ async fn the_account_page_does_what_it_says() {
     // So that a script can come from other networks.
     let server = Server::start(&db, &[("TRUSTED_PROXIES", "127.0.0.1")]).await;
     browse(&["account.mjs", &port(&server)], &server, &db.superuser().await).await;
+}
+
+#[tokio::test]
+async fn the_dashboard_shows_to_each_what_is_theirs() {
+    let db = TestDb::create().await;
+    let server = Server::start(&db, &[("RATE_LIMIT_LOGIN", "off"), ("RATE_LIMIT_SIGNUP", "off")]).await;
+    browse(&["dashboard.mjs", &port(&server)], &server, &db.superuser().await).await;
 }
 
 #[tokio::test]

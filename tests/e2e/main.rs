@@ -20,6 +20,7 @@ mod chaos;
 mod clients;
 mod contract;
 mod cookies;
+mod dashboard;
 mod devices;
 mod doctor;
 mod dump_restore;

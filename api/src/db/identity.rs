@@ -14,6 +14,8 @@ use crate::{
 pub struct Me {
     /// The user, and the organization that the session acts for.
     pub profile: Profile,
+    /// Whether the session's user watches over all organizations.
+    pub is_operator: bool,
     /// When the user last proved who they are; nothing for a personal access token.
     pub auth_time: Option<DateTime<Utc>>,
 }
@@ -40,11 +42,16 @@ impl Db {
     /// Who this is.
     pub async fn me(&self, who: &Credential, caller: &Caller) -> Result<Me, Problem> {
         let acting = self.act_as(who, Scope::ProfileRead, caller).await?;
-        let sql = "select p.*, (select s.auth_time from auth.sessions s where s.id = auth.current_session_id()) as auth_time \
+        let sql = "select p.*, (select s.auth_time from auth.sessions s where s.id = auth.current_session_id()) as auth_time, \
+                auth.current_user_is_operator() as is_operator \
             from auth.session_profile(auth.current_session_id()) p";
         let row = acting.one(sql, &[]).await?;
         acting.commit().await?;
-        Ok(Me { profile: Profile::read(&row)?, auth_time: named(&row, "auth_time")? })
+        Ok(Me {
+            profile: Profile::read(&row)?,
+            is_operator: named(&row, "is_operator")?,
+            auth_time: named(&row, "auth_time")?,
+        })
     }
 
     /// The user's live sessions, the last used first.

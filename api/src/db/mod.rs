@@ -19,8 +19,10 @@ mod limits;
 mod mail;
 mod maintenance;
 mod members;
+mod notifications;
 mod organizations;
 mod outbox;
+mod oversight;
 mod params;
 mod passwords;
 mod personal_access_tokens;
@@ -47,6 +49,7 @@ use deadpool_postgres::{
 use rustls_platform_verifier::BuilderVerifierExt;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use self::acting::Acting;
 pub use self::acting::Scope;
 pub use self::alerts::Alert;
 pub use self::clients::{ActiveToken, AnyToken, ListedClient};
@@ -62,6 +65,9 @@ pub use self::maintenance::MaintenanceTask;
 pub use self::members::{Member, MemberSession};
 pub use self::organizations::{NewOrganization, Page};
 pub use self::outbox::{Mail, Outbox, OutboxError};
+pub use self::oversight::{
+    Extent, HistoryEvent, Incident, Lockout, OverseenSession, Overseer, Oversight, Step, Upkeep,
+};
 use self::params::Params;
 pub use self::passwords::PasswordChange;
 pub use self::personal_access_tokens::ListedToken;
@@ -94,6 +100,8 @@ pub struct Db {
     pool: Pool,
     /// Which pool it is, in metrics.
     name: &'static str,
+    /// For a connection outside of the pool.
+    postgres: tokio_postgres::Config,
     /// Whether statements are prepared on their connection.
     prepared: bool,
     clock: Arc<DatabaseClock>,
@@ -119,6 +127,7 @@ impl Db {
         }
         // A connection that broke is noticed when it is used: no round trip is spent on asking first.
         let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let mut own = postgres.clone();
         let manager = if postgres.get_ssl_mode() == SslMode::Require {
             Manager::from_config(postgres, MakeRustlsConnect::new(tls()?), manager_config)
         } else {
@@ -129,6 +138,7 @@ impl Db {
                 );
             }
             postgres.ssl_mode(SslMode::Disable);
+            own.ssl_mode(SslMode::Disable);
             Manager::from_config(postgres, NoTls, manager_config)
         };
         let clock = Arc::new(DatabaseClock::new());
@@ -156,7 +166,7 @@ impl Db {
         if prepared {
             pool = pool.post_create(set_up);
         }
-        Ok(Self { pool: pool.build().map_err(|error| error.to_string())?, name: "main", prepared, clock })
+        Ok(Self { pool: pool.build().map_err(|error| error.to_string())?, name: "main", postgres: own, prepared, clock })
     }
 
     /// The same under another name.

@@ -19,6 +19,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 /// Name, media type, content. Another one is a line here.
 const FILES: &[(&str, &str, &[u8])] = &[
     ("pages.css", "text/css; charset=utf-8", include_bytes!("../../assets/pages.css")),
+    ("dashboard.css", "text/css; charset=utf-8", include_bytes!("../../assets/dashboard.css")),
     ("pages.js", SCRIPT, include_bytes!("../../assets/pages.js")),
     ("icon.svg", "image/svg+xml", include_bytes!("../../assets/icon.svg")),
     ("htmx.min.js", SCRIPT, include_bytes!("../../assets/vendor/htmx.min.js")),

@@ -17,6 +17,7 @@
 mod account;
 mod activity;
 pub mod assets;
+mod dashboard;
 pub mod refusal;
 mod sign_in;
 pub mod view;
@@ -28,6 +29,7 @@ use poem::{
     http::{StatusCode, header},
 };
 
+pub use self::dashboard::live::Live;
 use crate::error::{Code, Problem};
 
 /// Nothing but our own files, nothing inline, no frames, and forms that go nowhere else.
@@ -36,7 +38,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 
 /// The routes of all pages.
 pub fn routes(route: Route) -> Route {
-    route
+    dashboard::routes(route)
         .at("/assets/:name", get(assets::serve))
         .at("/sign-in", get(sign_in::sign_in_page))
         .at("/account", get(account::devices_page))
@@ -54,7 +56,7 @@ pub fn operation(path: &str) -> Option<&'static str> {
         "/account/password" => "passwordPage",
         "/account/tokens" => "tokensPage",
         path if path.starts_with("/assets/") => "asset",
-        _ => return None,
+        path => return dashboard::operation(path),
     })
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use poem::{FromRequest, Request, RequestBody, Result, http::header};
+use uuid::Uuid;
 
 use super::view::path_in_query;
 use crate::{
@@ -43,9 +44,13 @@ impl Viewer {
         let session = Credential::of(request, body).await?.session()?;
         let csrf_token = cookies::csrf_token(&app.token_keys(), session.session_id);
         let credential = Credential::Session(session);
-        let profile = app.db.me(&credential, &caller).await?.profile;
+        let me = app.db.me(&credential, &caller).await?;
+        let profile = me.profile;
+        let manages = |role: &String| role == "ORGANIZATION_OWNER" || role == "ORGANIZATION_ADMIN";
         let frame = Frame {
             csrf_token,
+            user_id: profile.user_id,
+            oversees: me.is_operator || profile.roles.iter().any(manages),
             name: profile.name,
             email: profile.email,
             is_verified: profile.email_verified,
@@ -74,6 +79,10 @@ impl<'a> FromRequest<'a> for Viewer {
 pub struct Frame {
     /// What scripts show when they change something.
     pub csrf_token: String,
+    /// The user.
+    pub user_id: Uuid,
+    /// Whether there is a dashboard for them.
+    pub oversees: bool,
     /// The user's name, which may be any text.
     pub name: String,
     /// The user's e-mail.

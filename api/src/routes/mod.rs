@@ -18,6 +18,7 @@ pub mod members;
 pub mod metadata;
 pub mod metrics;
 pub mod organizations;
+pub mod oversight;
 pub mod paging;
 pub mod password;
 pub mod personal_access_tokens;
