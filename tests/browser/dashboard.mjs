@@ -80,8 +80,9 @@ await test(origin, {
 
   async "a replay appears by itself, opens into its story, and a family is ended for a reason"(open) {
     const page = await open();
+    const connected = page.waitForResponse((response) => response.url().endsWith("/dashboard/events"));
     await signIn(page, origin, "ada@engines.example", "/dashboard");
-    await page.waitForFunction(() => performance.getEntriesByType("resource").some((entry) => entry.name.endsWith("/dashboard/events")) || document.querySelector("[sse-connect]")["htmx-internal-data"]?.sseEventSource?.readyState === 1);
+    assert.equal((await connected).status(), 200);
     await replay("mary@engines.example", { "user-agent": script });
     await shows(page, "Mary Somerville <mary@engines.example>");
     await shows(page, "2 generations behind");
@@ -126,6 +127,8 @@ await test(origin, {
   },
 
   async "an operator sees everybody, and one organization when asked"(open) {
+    await replay("bob@rivals.example");
+    await replay("mary@engines.example");
     await ask("take samples");
     const page = await open();
     await signIn(page, origin, "olga@ops.example", "/dashboard");
@@ -177,9 +180,9 @@ await test(origin, {
   async "names that are scripts are names"(open) {
     await signUp(origin, "mallory@example.org", script, organization(script, "script-org"), { "user-agent": script });
     await ask("name every device a script");
+    await replay("mallory@example.org", { "user-agent": script });
     const page = await open();
     await signIn(page, origin, "mallory@example.org", "/dashboard");
-    await replay("mallory@example.org", { "user-agent": script });
     await shows(page, `${script} <mallory@example.org>`);
     for (const path of ["/dashboard/sessions", `/dashboard/sessions?q=${encodeURIComponent(script)}`, "/dashboard/incidents"]) {
       await page.goto(origin + path);

@@ -66,6 +66,7 @@ impl Scene {
         assert_eq!(response.headers()["cache-control"], "no-store");
         let mut events = Events { response, text: String::new() };
         assert_eq!(events.next().await.as_deref(), Some("retry: 5000"));
+        assert_eq!(events.next().await.as_deref(), Some("event: changed data: 1"), "since the page was made");
         events
     }
 

@@ -211,8 +211,9 @@ pub async fn events(Data(app): Data<&Arc<App>>, Query(asked): Query<Asked>, view
         is_over: false,
         _place: place,
     };
-    // At once, so that the browser knows that it is connected; and how long to wait before it connects again.
-    let hello = stream::once(async { Ok::<_, io::Error>("retry: 5000\n\n") });
+    // How long to wait before it connects again; and that there may be something new: between the page and this stream, or
+    // while it was not connected.
+    let hello = stream::once(async { Ok::<_, io::Error>("retry: 5000\n\nevent: changed\ndata: 1\n\n") });
     let events = stream::unfold(stream, |mut stream| async move {
         let event = stream.next().await?;
         Some((Ok(event), stream))
