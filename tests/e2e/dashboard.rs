@@ -2,7 +2,7 @@
 //! does in a browser: `tests/browser/dashboard.mjs`.)
 
 use auth_sessions_tests::http::PASSWORD;
-use auth_sessions_tests::sql::{let_authentication_age, revoked_reason, run, value, values};
+use auth_sessions_tests::sql::{let_authentication_age, revoked_reason, run, values};
 use auth_sessions_tests::wire::RefreshToken;
 use auth_sessions_tests::{Answer, Api, Server, Session, TestDb};
 use reqwest::{Method, Response};

@@ -181,8 +181,6 @@ pub struct HistoryEvent {
     pub summary: Option<String>,
     /// info, warning or critical.
     pub severity: String,
-    /// Whether it was done, or refused.
-    pub success: bool,
     /// Who did it, where that was proved.
     pub actor_id: Option<Uuid>,
     /// From where.
@@ -193,12 +191,6 @@ pub struct HistoryEvent {
     pub correlation_id: Option<String>,
     /// The reason that a person gave.
     pub note: Option<String>,
-    /// How many sessions it ended.
-    pub ended_sessions: Option<i32>,
-    /// Of a replay: the generation shown.
-    pub presented_generation: Option<i32>,
-    /// Of a replay: the generation of then.
-    pub current_generation: Option<i32>,
 }
 
 /// Somebody who oversees something, in a transaction of theirs.
@@ -404,12 +396,8 @@ impl Overseer {
 
     /// The story of a session, in order.
     pub async fn history(&self, session_id: Uuid) -> Result<Vec<HistoryEvent>, Problem> {
-        let sql = "select h.at, h.action, h.summary, h.severity, h.success, h.actor_id, h.network::text as network, \
-                h.user_agent, h.correlation_id, h.details ->> 'note' as note, \
-                case when jsonb_typeof(h.details -> 'sessions') = 'array' then jsonb_array_length(h.details -> 'sessions') end \
-                    as ended_sessions, \
-                (h.details ->> 'presented_generation')::int as presented_generation, \
-                (h.details ->> 'current_generation')::int as current_generation \
+        let sql = "select h.at, h.action, h.summary, h.severity, h.actor_id, h.network::text as network, \
+                h.user_agent, h.correlation_id, h.details ->> 'note' as note \
             from auth.session_history(session_id => $1) h";
         let rows = self.acting.all(sql, &[&session_id]).await?;
         let event = |row: &Row| {
@@ -418,15 +406,11 @@ impl Overseer {
                 action: named(row, "action")?,
                 summary: named(row, "summary")?,
                 severity: named(row, "severity")?,
-                success: named(row, "success")?,
                 actor_id: named(row, "actor_id")?,
                 network: named(row, "network")?,
                 user_agent: named(row, "user_agent")?,
                 correlation_id: named(row, "correlation_id")?,
                 note: named(row, "note")?,
-                ended_sessions: named(row, "ended_sessions")?,
-                presented_generation: named(row, "presented_generation")?,
-                current_generation: named(row, "current_generation")?,
             })
         };
         rows.iter().map(event).collect()

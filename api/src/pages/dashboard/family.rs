@@ -28,8 +28,6 @@ struct Event {
     by: Option<String>,
     request: Option<String>,
     note: Option<String>,
-    ended: Option<i32>,
-    distance: Option<String>,
 }
 
 impl Event {
@@ -38,9 +36,6 @@ impl Event {
             actor if Some(actor) == owner => "the user".to_owned(),
             actor if Some(actor) == reader => "you".to_owned(),
             actor => format!("user {actor}"),
-        });
-        let distance = event.presented_generation.zip(event.current_generation).map(|(presented, current)| {
-            format!("token {presented} was shown when token {current} was the current one")
         });
         Self {
             at: event.at.into(),
@@ -56,8 +51,6 @@ impl Event {
             by,
             request: event.correlation_id,
             note: event.note,
-            ended: event.ended_sessions.filter(|_| event.success),
-            distance,
         }
     }
 }
