@@ -166,7 +166,13 @@ impl Db {
         if prepared {
             pool = pool.post_create(set_up);
         }
-        Ok(Self { pool: pool.build().map_err(|error| error.to_string())?, name: "main", postgres: own, prepared, clock })
+        Ok(Self {
+            pool: pool.build().map_err(|error| error.to_string())?,
+            name: "main",
+            postgres: own,
+            prepared,
+            clock,
+        })
     }
 
     /// The same under another name.
