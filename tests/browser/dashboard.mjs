@@ -1,12 +1,15 @@
 // The dashboard, as owners, administrators and operators use it: each sees what is theirs, names that are scripts are names,
 // a replay appears by itself and opens into its story, and a family is ended for a reason.
 import assert from "node:assert/strict";
-import { arrives, ask, isAccessible, lives, logIn, picture, shows, signIn, signUp, tabTo, test } from "./pages.mjs";
+import { arrives, ask, isAccessible, lives, logIn, picture as take, shows, signIn, signUp, tabTo, test } from "./pages.mjs";
 
 const [port] = process.argv.slice(2);
 const origin = `http://localhost:${port}`;
 const script = `<img src=x onerror=alert(1)><script>alert(2)</script>'"`;
 const phone = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.5 Mobile/15E148 Safari/604.1";
+
+/** For the README (SCREENSHOTS=1). */
+const picture = async (...arguments_) => process.env.SCREENSHOTS && take(...arguments_);
 
 const organization = (name, slug) => ({ organization: { name, slug } });
 await signUp(origin, "ada@engines.example", "Ada Lovelace", organization("Analytical Engines", "engines"));
