@@ -90,7 +90,7 @@ await test(origin, {
     await shows(page, "Mary Somerville <mary@engines.example>");
     await shows(page, "3 generations behind");
     await shows(page, script);
-    await picture(page, "dashboard-owner");
+    await picture(page, "dashboard-owner", 1500);
     await page.focus("[id^=incident-]");
     await Promise.all([page.waitForNavigation(), page.keyboard.press("Enter")]);
     await shows(page, "Story of a session");
@@ -102,7 +102,7 @@ await test(origin, {
     assert.ok(told.indexOf("token_replay_detected") < told.indexOf("session_family_revoked"), "in order");
     assert.match(told, /generation 0 was shown while the session was at 3 \(3 behind\)/);
     await isAccessible(page);
-    await picture(page, "dashboard-story");
+    await picture(page, "dashboard-story", 1100);
 
     // Another session of hers lives: found by e-mail, ended with keys alone, after the password was asked for.
     await page.goto(`${origin}/dashboard/sessions`);
@@ -142,7 +142,7 @@ await test(origin, {
     await page.click("details summary");
     await isAccessible(page);
     await page.click("details summary");
-    await picture(page, "dashboard-operator");
+    await picture(page, "dashboard-operator", 1600);
     await page.goto(`${origin}/dashboard/sessions?q=ada%40`);
     await Promise.all([page.waitForNavigation(), page.click("td a[href^='/dashboard?organization=']")]);
     await shows(page, "You are an operator, and look at one organization.");
@@ -155,11 +155,11 @@ await test(origin, {
     await isAccessible(page);
     await page.goto(`${origin}/dashboard/sessions`);
     await isAccessible(page);
-    await picture(page, "dashboard-sessions");
+    await picture(page, "dashboard-sessions", 900);
     await page.setViewport({ width: 390, height: 844, deviceScaleFactor: 1 });
     await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: "dark" }]);
     await page.goto(`${origin}/dashboard?range=month`);
-    await picture(page, "dashboard-phone-dark");
+    await picture(page, "dashboard-phone-dark", 1700);
     // Dismissed while the page is open.
     await ask("dismiss olga");
     assert.equal((await page.goto(`${origin}/dashboard`)).status(), 403);
