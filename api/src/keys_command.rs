@@ -341,9 +341,10 @@ async fn refresh_tokens(config: &KeysConfig, ring: &Opened) -> Option<String> {
             Ok(Some((0, _))) => return None,
             Ok(Some((sessions, Some(end)))) => {
                 return Some(format!(
-                    "{sessions} sessions were not refreshed since {}, and may hold a token of it until {}.",
-                    time(since),
-                    time(end)
+                    "{sessions} sessions may hold a token of it, until {}: those that were not refreshed since {}, when the last \
+                     node had read the ring at the latest.",
+                    time(end),
+                    time(since)
                 ));
             }
             _ => tracing::warn!("the database was not asked which sessions that concerns: set ADMIN_DATABASE_URL"),

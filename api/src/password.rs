@@ -82,11 +82,6 @@ impl Passwords {
         self.keys.peppers()
     }
 
-    /// Whether a verifier made with these is not what would be made today.
-    pub fn outdated(&self, params: &str, pepper_id: i32) -> bool {
-        params.parse() != Ok(self.params) || pepper_id != self.peppers().current_id()
-    }
-
     /// The proof to show for a password, made as the stored verifier was.
     ///
     /// A pepper that is not in the ring is an operator's mistake: it is logged, the work is done all the same with the
@@ -98,17 +93,43 @@ impl Passwords {
         params: &str,
         pepper_id: i32,
     ) -> Result<[u8; 32], Problem> {
-        self.proof_by(&self.peppers(), password, salt, params, pepper_id).await
+        Ok(self.hashed(&self.peppers(), password, salt, params, pepper_id).await?.1)
     }
 
-    async fn proof_by(
+    /// The same, and a verifier as it would be made today, where the stored one is not one.
+    ///
+    /// Another pepper needs no second hash: the time of a login does not tell, while a pepper is being replaced, that an
+    /// account exists.
+    pub async fn proof_and_renewal(
+        &self,
+        password: &str,
+        salt: Vec<u8>,
+        params: &str,
+        pepper_id: i32,
+    ) -> Result<([u8; 32], Option<NewVerifier>), Problem> {
+        let peppers = self.peppers();
+        let (output, proof) = self.hashed(&peppers, password, salt.clone(), params, pepper_id).await?;
+        let current = peppers.current_id();
+        if params.parse() != Ok(self.params) {
+            return Ok((proof, Some(self.new_verifier(password).await?)));
+        }
+        if pepper_id == current {
+            return Ok((proof, None));
+        }
+        let renewed = peppers.proof(current, &output).ok_or(Code::InternalError)?;
+        let verifier = Sha256::digest(renewed).into();
+        Ok((proof, Some(NewVerifier { salt, params: params.to_owned(), pepper_id: current, verifier })))
+    }
+
+    /// The output of the scheme, and the proof.
+    async fn hashed(
         &self,
         peppers: &Peppers,
         password: &str,
         salt: Vec<u8>,
         params: &str,
         pepper_id: i32,
-    ) -> Result<[u8; 32], Problem> {
+    ) -> Result<(Zeroizing<Vec<u8>>, [u8; 32]), Problem> {
         let scheme = params.parse().map_err(|why: String| {
             tracing::error!(%why, "the database gave password parameters that cannot be used");
             Problem::from(Code::InternalError)
@@ -120,7 +141,8 @@ impl Passwords {
             peppers.current_id()
         };
         let output = self.output(password, salt, scheme).await?;
-        peppers.proof(pepper_id, &output).ok_or(Code::InternalError.into())
+        let proof = peppers.proof(pepper_id, &output).ok_or(Code::InternalError)?;
+        Ok((output, proof))
     }
 
     /// A verifier for a new password, or a renewed one, with a fresh salt.
@@ -130,7 +152,7 @@ impl Passwords {
         // The same ring for the name and for the proof: a verifier with another pepper's name could never be met again.
         let peppers = self.peppers();
         let pepper_id = peppers.current_id();
-        let proof = self.proof_by(&peppers, password, salt.clone(), &params, pepper_id).await?;
+        let (_, proof) = self.hashed(&peppers, password, salt.clone(), &params, pepper_id).await?;
         Ok(NewVerifier { salt, params, pepper_id, verifier: Sha256::digest(proof).into() })
     }
 
@@ -221,9 +243,29 @@ mod tests {
         let verifier = |proof: [u8; 32]| <[u8; 32]>::from(Sha256::digest(proof));
         assert_eq!(verifier(proof("correct horse").await.unwrap()), made.verifier);
         assert_ne!(verifier(proof("correct horsf").await.unwrap()), made.verifier);
-        assert!(!passwords.outdated(&made.params, made.pepper_id));
-        assert!(passwords.outdated("m=128,t=1,p=1", made.pepper_id));
-        assert!(passwords.outdated(&made.params, made.pepper_id + 1));
+    }
+
+    #[tokio::test]
+    async fn a_verifier_is_renewed_when_it_would_be_made_otherwise_today() {
+        let today = passwords(1, 1);
+        let made = today.new_verifier("correct horse").await.unwrap();
+        let renewal = |by: Passwords, params: &'static str, pepper_id: i32| {
+            let salt = made.salt.clone();
+            async move { by.proof_and_renewal("correct horse", salt, params, pepper_id).await.unwrap().1 }
+        };
+        assert!(renewal(passwords(1, 1), "m=64,t=1,p=1", made.pepper_id).await.is_none());
+        let stronger = renewal(passwords(1, 1), "m=128,t=1,p=1", made.pepper_id).await.unwrap();
+        assert!(stronger.params == made.params && stronger.salt != made.salt);
+
+        // Another pepper: the same hash under it, not another hash.
+        let ring = format!("f0{},{PEPPER}", &PEPPER[2..]);
+        let rotated = Passwords::new(CHEAP, Arc::new(CurrentKeys::of_tests(&ring)), 1, 1);
+        let current = rotated.peppers().current_id();
+        let renewed = renewal(rotated, "m=64,t=1,p=1", made.pepper_id).await.unwrap();
+        assert_eq!((&renewed.salt, renewed.pepper_id), (&made.salt, current));
+        let rotated = Passwords::new(CHEAP, Arc::new(CurrentKeys::of_tests(&ring)), 1, 1);
+        let proof = rotated.proof("correct horse", renewed.salt, &renewed.params, renewed.pepper_id).await.unwrap();
+        assert_eq!(<[u8; 32]>::from(Sha256::digest(proof)), renewed.verifier);
     }
 
     #[tokio::test]

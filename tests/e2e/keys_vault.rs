@@ -6,6 +6,8 @@ use auth_sessions_tests::vault::{KV_PATH, READER_TOKEN, ROOT_TOKEN};
 use auth_sessions_tests::{Server, TestDb, Vault, eventually};
 use serde_json::{Value, json};
 
+use crate::mailer::certificate;
+
 /// The settings, with others in their place; those that are empty are not there.
 fn with<'s>(vault: &'s Vault, changes: &[(&'s str, &'s str)]) -> Vec<(&'s str, &'s str)> {
     let kept = vault.settings().into_iter().filter(|(name, _)| !changes.iter().any(|(other, _)| other == name));
@@ -58,6 +60,22 @@ async fn a_write_of_somebody_else_is_not_undone() {
     assert!(refusal.contains("was changed by somebody else meanwhile"), "{refusal}");
     assert_eq!(vault.fields().await, before);
     command(&vault, &["rotate", "jwt"], &[]).await.expect();
+}
+
+#[tokio::test]
+async fn vault_is_asked_over_tls_and_only_when_its_certificate_is_trusted() {
+    let directory = std::env::temp_dir().join(format!("auth-vault-{}", uuid::Uuid::new_v4().simple()));
+    std::fs::create_dir(&directory).expect("a directory");
+    let (cert, private) = certificate(&directory);
+    let vault = Vault::start_with(&["--cert", &cert, "--key", &private]).await;
+    let settings = [("VAULT_ADDR", vault.tls_url()), ("VAULT_SKIP_VERIFY", "1")];
+    let before = vault.asked().len();
+    let refusal = command(&vault, &["list"], &settings).await.refusal();
+    assert!(refusal.contains("its certificate is not one that this machine trusts"), "{refusal}");
+    assert_eq!(vault.asked().len(), before, "nothing was sent");
+    let trusting = [&settings[..], &[("SSL_CERT_FILE", &cert)]].concat();
+    assert!(command(&vault, &["list"], &trusting).await.expect().contains("https://127.0.0.1"));
+    let _ = std::fs::remove_dir_all(&directory);
 }
 
 #[tokio::test]

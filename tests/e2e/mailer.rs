@@ -237,7 +237,7 @@ async fn a_server_that_cannot_encrypt_gets_nothing_unless_it_is_allowed() {
 }
 
 /// A certificate for 127.0.0.1 that nobody but itself vouches for, and its key.
-fn certificate(directory: &std::path::Path) -> (String, String) {
+pub fn certificate(directory: &std::path::Path) -> (String, String) {
     let [cert, key] = ["cert.pem", "key.pem"].map(|name| directory.join(name).to_str().expect("a path").to_owned());
     let made = std::process::Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])

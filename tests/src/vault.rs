@@ -23,13 +23,20 @@ pub const KV_PATH: &str = "secret/team/auth-api";
 pub struct Vault {
     _child: Child,
     url: String,
+    tls_url: String,
     asked: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Vault {
     /// Starts one on a free port, with the keys that a server of the tests has otherwise.
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same, with arguments of the script.
+    pub async fn start_with(arguments: &[&str]) -> Self {
         let mut child = Command::new(env_path("AUTH_TEST_ROOT").join("tests/vault/server.py"))
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -45,7 +52,9 @@ impl Vault {
                 into.lock().expect("not poisoned").push(serde_json::from_str(&line).expect("JSON"));
             }
         });
-        let vault = Self { _child: child, url: format!("http://127.0.0.1:{}", said["port"]), asked };
+        let [url, tls_url] = [("http", "port"), ("https", "tls_port")]
+            .map(|(scheme, port)| format!("{scheme}://127.0.0.1:{}", said[port]));
+        let vault = Self { _child: child, url, tls_url, asked };
         vault
             .write(json!({
                 "HMAC_SECRETS": key(&HMAC_KEY),
@@ -60,6 +69,11 @@ impl Vault {
     /// Its address.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The same over TLS, when it was started with a certificate.
+    pub fn tls_url(&self) -> &str {
+        &self.tls_url
     }
 
     /// The settings of a service that has its keys there.

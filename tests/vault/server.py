@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """A stand-in for Vault on loopback: the HTTP API of a KV store, version 2, as its documentation has it, in memory.
 
-usage: server.py
+usage: server.py [--cert FILE --key FILE]
 
 Neither Vault nor OpenBao is in a registry that the tests may use. Statuses, fields and error texts follow
 https://developer.hashicorp.com/vault/api-docs/secret/kv/kv-v2 and …/auth/token: what the service asks of it, and what an
@@ -15,13 +15,15 @@ Tokens: hvs.root may do everything, hvs.reader may read, hvs.lasting cannot be p
 switch for: POST /test/meddle lets somebody else write the secret right after it was read the next time, and POST
 /test/elsewhere {"location": …} answers everything with a redirect, as a standby does; {} ends that.
 
-Standard output is one JSON object a line: first {"port": …}, then one for each request but those of /test.
+Standard output is one JSON object a line: first {"port": …, "tls_port": …} (the second with a certificate only), then one for each request but those of /test.
 """
 
+import argparse
 import datetime
 import http.server
 import json
 import signal
+import ssl
 import threading
 import uuid
 
@@ -171,8 +173,27 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self.wrap(data=add(path, body["data"]))
 
 
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-server.daemon_threads = True
+parser = argparse.ArgumentParser()
+parser.add_argument("--cert")
+parser.add_argument("--key")
+options = parser.parse_args()
 signal.signal(signal.SIGTERM, lambda *_: exit(0))
-say(port=server.server_address[1])
+
+
+def listen():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    return server
+
+
+server, tls_port = listen(), None
+if options.cert:
+    over_tls = listen()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(options.cert, options.key)
+    # Shaken hands with in the thread of the connection: a client that hangs up disturbs no other.
+    over_tls.socket = context.wrap_socket(over_tls.socket, server_side=True, do_handshake_on_connect=False)
+    tls_port = over_tls.server_address[1]
+    threading.Thread(target=over_tls.serve_forever, daemon=True).start()
+say(port=server.server_address[1], tls_port=tls_port)
 server.serve_forever()

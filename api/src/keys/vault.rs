@@ -192,6 +192,9 @@ fn reason(error: &ClientError) -> String {
         (Some(code), _) => format!("it answered {code}."),
         (None, ClientError::RestClientError { source: RestError::RequestError { source, .. } }) => {
             match source.downcast_ref::<reqwest::Error>() {
+                Some(error) if is_about_certificates(error) => {
+                    "its certificate is not one that this machine trusts (SSL_CERT_FILE names others).".into()
+                }
                 Some(error) if error.is_timeout() => "it did not answer in time.".into(),
                 Some(error) if error.is_connect() => "it cannot be reached.".into(),
                 _ => "it did not answer as an HTTP server does.".into(),
@@ -199,4 +202,10 @@ fn reason(error: &ClientError) -> String {
         }
         (None, _) => "what it answered cannot be read.".into(),
     }
+}
+
+fn is_about_certificates(error: &reqwest::Error) -> bool {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    // What TLS says is wrapped into an error of I/O, which shows it, and is no source of itself.
+    causes.into_iter().any(|cause| cause.to_string().contains("certificate"))
 }

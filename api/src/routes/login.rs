@@ -117,11 +117,10 @@ async fn attempt(
         metrics().logins.count("locked");
         return Err(Problem::with_retry_after(Code::AccountLocked, seconds));
     }
-    let outdated = passwords.outdated(&challenge.params, challenge.pepper_id);
-    let proof = passwords.proof(password, challenge.salt, &challenge.params, challenge.pepper_id).await?;
     // Only a login brings the plain password: the moment to hash it as one would today. The database takes the new
     // verifier when the proof is right, and no session ends by it.
-    let renewed = if outdated { Some(passwords.new_verifier(password).await?) } else { None };
+    let (proof, renewed) =
+        passwords.proof_and_renewal(password, challenge.salt, &challenge.params, challenge.pepper_id).await?;
     let secret = TokenSecret::random();
     let version = challenge.verifier_version;
     match app.db.complete_login(email, version, proof, &secret, renewed.as_ref(), lifetimes, caller).await? {
