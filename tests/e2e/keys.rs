@@ -132,6 +132,13 @@ async fn keys_that_cannot_be_used_change_nothing_and_are_not_looked_for_elsewher
     let session = server.api().refresh(&session.refresh_token).await.expect(200).session();
     files.write("hmac", &good);
     assert!(server.reload().await.contains("they are the same"));
+    let metrics = server.api().get("/metrics", "").await.expect(200).text();
+    for counted in ["refused\"} 7", "unchanged\"} 1", "changed\"} 0"] {
+        assert!(
+            metrics.contains(&format!("auth_api_key_reloads_total{{outcome=\"{counted}\n")),
+            "{counted}: {metrics}"
+        );
+    }
     server.api().refresh(&session.refresh_token).await.expect(200);
 }
 

@@ -9,7 +9,7 @@ use super::{
     KeyError, KeyRings,
     source::{KeySource, Ring},
 };
-use crate::app::App;
+use crate::{app::App, metrics::metrics};
 
 /// What is needed to read the keys anew.
 pub struct Reload {
@@ -42,7 +42,13 @@ impl Reload {
                 continue;
             }
             self.prolong().await;
-            match self.once().await {
+            let done = self.once().await;
+            metrics().key_reloads.count(match &done {
+                Ok(changes) if changes.is_empty() => "unchanged",
+                Ok(_) => "changed",
+                Err(_) => "refused",
+            });
+            match done {
                 Ok(changes) if changes.is_empty() => {
                     if asked {
                         tracing::info!("the keys were read anew: they are the same");

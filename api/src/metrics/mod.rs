@@ -50,6 +50,8 @@ const REFRESHES: [&str; 12] = [
 const LOGINS: [&str; 4] = ["logged_in", "refused", "locked", "stale"];
 /// What becomes of a mail that was tried.
 const DELIVERIES: [&str; 4] = ["sent", "retried", "given_up", "lost"];
+/// What becomes of keys that are read anew.
+const KEY_RELOADS: [&str; 3] = ["changed", "unchanged", "refused"];
 /// Limits by network, by account, and of a session.
 const LIMITS: [&str; 12] = [
     "requests_network",
@@ -163,6 +165,8 @@ pub struct Metrics {
     pub database_errors: By,
     /// Attempts to send a mail, by what became of the mail.
     pub deliveries: Outcomes,
+    /// Keys that were read anew, by what became of it.
+    pub key_reloads: Outcomes,
     /// Whether the newest check found the database right: 1, or 0.
     pub ready: Gauge,
     database: DatabaseFigures,
@@ -239,6 +243,12 @@ impl Metrics {
                 "mail_deliveries",
                 "Attempts to send a mail, by what became of it",
                 &DELIVERIES,
+            ),
+            key_reloads: Outcomes::add(
+                to,
+                "key_reloads",
+                "Keys that were read anew, by what became of it",
+                &KEY_RELOADS,
             ),
             database: DatabaseFigures::default(),
             registry: Registry::default(),
