@@ -74,6 +74,8 @@ grant execute on function auth.open_federated_session, auth.step_up_federated to
 -- The story of a session or a user: to whom it is told, the functions decide.
 grant execute on function auth.session_history, auth.user_history to auth_api, auth_monitor, auth_admin;
 grant select on auth.audit_event_types to auth_api, auth_monitor, auth_admin;
+-- Compliance takes it all along, with the reader's own rights.
+grant execute on function auth.export_audit_log, auth.require_span to auth_monitor, auth_admin;
 
 -- Who am I, which everybody may ask who meets a policy; give them to your own roles likewise.
 grant execute on function

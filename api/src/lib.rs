@@ -22,6 +22,7 @@ mod db;
 mod device;
 mod doctor;
 mod error;
+mod export;
 mod field;
 mod form;
 #[cfg(any(fuzzing, test))]
@@ -114,6 +115,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Writes the audit log of a stretch of time as lines of JSON, the oldest first, for compliance and for other systems.
+    ///
+    /// The lines go to standard output or to a file, how far it came to standard error. Only reads. What the
+    /// members mean: sql/dba/audit-events.md.
+    #[command(after_help = config::admin_help(), after_long_help = config::admin_help())]
+    Export(export::ExportArgs),
     /// Takes over the users and sessions of another system that are in this database: passwords go on working
     /// and nobody is logged out.
     ///
@@ -146,6 +153,7 @@ pub fn main() -> ExitCode {
         Command::Adopt(args) => {
             operate(|db| adoption::adopt(args, db, &|| config::key_source(environment, &[Ring::Peppers])))
         }
+        Command::Export(args) => operate(|db| export::run(args, db)),
         Command::Rollback(args) => operate(|db| adoption::rollback(args, db)),
     };
     match result {

@@ -35,6 +35,7 @@ extension_sql_file!("../../sql/history.sql", name = "history", requires = ["even
 extension_sql_file!("../../sql/oversight.sql", name = "oversight", requires = ["history"]);
 extension_sql_file!("../../sql/oversight_sessions.sql", name = "oversight_sessions", requires = ["oversight"]);
 extension_sql_file!("../../sql/figures.sql", name = "figures", requires = ["oversight_sessions"]);
-extension_sql_file!("../../sql/installation.sql", name = "installation", requires = ["figures"]);
+extension_sql_file!("../../sql/export.sql", name = "export", requires = ["figures"]);
+extension_sql_file!("../../sql/installation.sql", name = "installation", requires = ["export"]);
 extension_sql_file!("../../sql/policies.sql", name = "policies", requires = ["installation"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);

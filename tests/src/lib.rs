@@ -31,7 +31,7 @@
 //! | [`sql`] | one value, an error's SQLSTATE, the audit trail, time that passes |
 //! | [`exporter`] | the PostgreSQL exporter of Prometheus |
 //! | [`metrics`] | what it and the service serve, taken apart |
-//! | [`audit_log`] | months of the audit log that are long over |
+//! | [`audit_log`] | months of the audit log that are long over; what of it is not documented |
 //! | [`failover`] | databases that die under load, and others that take over behind them |
 //! | [`tokens`] | secrets, proofs and verifiers, and sessions opened and rotated in SQL |
 //! | [`adopted`] | sessions of a system that was taken over |

@@ -351,7 +351,7 @@ fn step(row: &Row) -> Step {
 }
 
 /// For the operator. Never the DETAIL, which may quote a row.
-fn told(error: Error) -> String {
+pub(super) fn told(error: Error) -> String {
     match error.as_db_error() {
         Some(db) => {
             let hint = db.hint().map(|hint| format!(" {hint}")).unwrap_or_default();
