@@ -47,7 +47,7 @@ fn links(page: &str) -> Vec<(&str, &str)> {
     found
 }
 
-/// The headings of a page, as links name them.
+/// The headings and anchors of a page, as links name them.
 fn headings(page: &str) -> Vec<String> {
     let headings = page.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
     let word = |letter: char| match letter {
@@ -55,7 +55,8 @@ fn headings(page: &str) -> Vec<String> {
         letter if letter.is_alphanumeric() || letter == '-' || letter == '_' => Some(letter.to_ascii_lowercase()),
         _ => None,
     };
-    headings.map(|heading| heading.chars().filter_map(word).collect()).collect()
+    let anchors = page.split("<a id=\"").skip(1).filter_map(|rest| rest.split('"').next());
+    headings.map(|heading| heading.chars().filter_map(word).collect()).chain(anchors.map(str::to_owned)).collect()
 }
 
 #[test]
@@ -115,7 +116,8 @@ fn statements(page: &str) -> Vec<Statement> {
             None => (typed.to_owned(), ';'),
         };
         while !sql.trim_end().ends_with(end) {
-            sql = sql + "\n" + lines.next().unwrap_or_else(|| panic!("where does it end? {sql}"));
+            sql.push('\n');
+            sql.push_str(lines.next().unwrap_or_else(|| panic!("where does it end? {typed}")));
         }
         found.push(Statement { login, sql: sql.trim_end_matches(['"', ';', '\n']).to_owned() });
     }
