@@ -57,19 +57,21 @@ async fn a_node_whose_statements_are_not_understood_is_not_ready_and_says_what_i
     let admin = db.superuser().await;
     let server = Server::start(&db, &[]).await;
     let api = server.api();
-    let mut version = 3;
-    for (change, back, missing) in [
+    for (version, change, back, missing) in [
         (
+            3,
             "alter function auth.check_slug rename to free",
             "alter function auth.free rename to check_slug",
             "check_slug",
         ),
         (
+            4,
             "alter view auth.active_sessions rename column device_name to device",
             "alter view auth.active_sessions rename column device to device_name",
             "device_name",
         ),
         (
+            5,
             "alter view auth.security_events rename to events",
             "alter view auth.events rename to security_events",
             "security_events",
@@ -84,7 +86,6 @@ async fn a_node_whose_statements_are_not_understood_is_not_ready_and_says_what_i
         assert!(!api.get("/health/ready", "").await.text().contains(missing), "the world learns nothing of it");
         admin.batch_execute(back).await.unwrap_or_else(|error| panic!("{back}: {error:?}"));
         eventually("it is ready by itself", async || api.get("/health/ready", "").await.status == 200).await;
-        version += 1;
     }
 }
 
