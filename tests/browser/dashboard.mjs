@@ -142,6 +142,7 @@ await test(origin, {
     await page.click("details summary");
     await isAccessible(page);
     await page.click("details summary");
+    await page.evaluate(() => scrollTo(0, 0));
     await picture(page, "dashboard-operator", 1600);
     await page.goto(`${origin}/dashboard/sessions?q=ada%40`);
     await Promise.all([page.waitForNavigation(), page.click("td a[href^='/dashboard?organization=']")]);
