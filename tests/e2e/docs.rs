@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use auth_sessions_tests::TestDb;
+use auth_sessions_tests::tokens::sign_up;
 
 fn root() -> PathBuf {
     std::env::var_os("AUTH_TEST_ROOT").expect("make test sets it").into()
@@ -127,6 +128,8 @@ fn statements(page: &str) -> Vec<Statement> {
 #[tokio::test]
 async fn the_statements_of_the_runbooks_run() {
     let db = TestDb::create().await;
+    // Of whom they tell.
+    sign_up(&db.connect_as("auth_service").await, "ada@example.org").await;
     let mut tried = 0;
     for page in ["replay-incident.md", "growth.md", "failover.md", "tune.md"] {
         for Statement { login, sql } in statements(&read(&root().join("sql/dba").join(page))) {
