@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_line_says_how_many_until_when_and_how_fast() {
-        let day = |day| DateTime::from_timestamp(1_793_491_200 + day * 86_400, 0).unwrap();
+        let day = |day: i64| DateTime::from_timestamp(1_793_491_200 + day * 86_400, 0).unwrap();
         assert_eq!(
             line(250_000, day(3), (day(0), day(30)), Duration::from_secs(10)),
             "250000 events, until 2026-11-04T00:00:00Z (10 %), 25000 a second"

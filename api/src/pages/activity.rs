@@ -97,7 +97,7 @@ pub async fn activity_page(Data(app): Data<&Arc<App>>, viewer: Viewer, Query(ask
     let session_id = viewer.session()?.session_id;
     let (filter, cursor) = (asked.show.filter(), asked.cursor.as_deref());
     let (events, next) =
-        security_events::page(&app, &viewer.credential, &viewer.caller, filter, PER_PAGE, cursor).await?;
+        security_events::page(app, &viewer.credential, &viewer.caller, filter, PER_PAGE, cursor).await?;
     let event = |event: SecurityEvent| {
         let details = event.details.as_deref().and_then(EventDetails::of).unwrap_or_default();
         let (what, more) = describe(&event.action, &details);

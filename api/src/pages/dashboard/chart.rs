@@ -58,9 +58,9 @@ impl Chart {
         values: &[(DateTime<Utc>, Option<i64>)],
         time_format: &str,
     ) -> Self {
-        let known = values.iter().filter_map(|(_, value)| *value);
+        let mut known = values.iter().filter_map(|(_, value)| *value);
         let most = known.clone().max().unwrap_or(0);
-        let total = if kind == Kind::Events { known.sum() } else { known.last().unwrap_or(0) };
+        let total = if kind == Kind::Events { known.sum() } else { known.next_back().unwrap_or(0) };
         let text = |value: i64| if kind == Kind::Bytes { bytes(value) } else { grouped(value) };
         let slot = WIDTH / values.len().max(1) as f64;
         let mut bars = Vec::with_capacity(values.len());
@@ -93,7 +93,7 @@ pub fn grouped(value: i64) -> String {
     let digits = value.unsigned_abs().to_string();
     let mut text = String::from(if value < 0 { "-" } else { "" });
     for (n, digit) in digits.chars().enumerate() {
-        if n > 0 && (digits.len() - n) % 3 == 0 {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
