@@ -206,8 +206,10 @@ mod tests {
         let allowed_at = policy.refresh_limit.map_or(i64::MIN, |limit| s.refreshes_full_at - limit.tolerance);
         let left_over = policy.refresh_limit.is_some_and(|limit| allowed_at - now > limit.step);
         let too_often = now < allowed_at && !left_over;
-        let rotated_since = s.retry_window > 0 && s.rotated_at.is_some_and(|at| p.shown_at <= at);
-        let was_retry = previous && s.rotated_at.is_some_and(|at| p.shown_at - at < s.retry_window);
+        // Without retries there is nothing that a slow request could have been.
+        let retries = s.retry_window > 0;
+        let rotated_since = retries && s.rotated_at.is_some_and(|at| p.shown_at <= at);
+        let was_retry = retries && previous && s.rotated_at.is_some_and(|at| p.shown_at - at < s.retry_window);
         let wait = || Decision::Limited(allowed_at - now);
         let rules = [
             (!p.ticket_is_authentic && !current && !previous, Decision::Unknown),
