@@ -81,8 +81,10 @@ async function open(context, origin, offences, { width = 1100, scheme = "light" 
   });
   page.on("pageerror", (error) => offences.push(`an error: ${error.message}`));
   page.on("console", (message) => {
-    // Chromium itself says so of each 4xx that a script fetches.
-    if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) offences.push(message.text());
+    // Chromium itself says so of each 4xx that a script fetches; and htmx, with the event alone, when a live stream ends
+    // because the session did or the page is left.
+    const expected = message.text().startsWith("Failed to load resource") || message.text() === "[object Event]";
+    if (message.type() === "error" && !expected) offences.push(message.text());
   });
   await page.exposeFunction("violated", (what) => offences.push(`the policy: ${what}`));
   await page.evaluateOnNewDocument(() => {

@@ -331,6 +331,24 @@ async fn every_answer_has_the_documented_form() {
         conforms(&document, &post, path, &api.post(path, &json!({"token": "x"}), "").await.expect(415));
         answered.insert(format!("POST {path}"));
     }
+    // Her own, as the owner of their organization; who reaches what is in oversight.rs and dashboard.rs.
+    let family_id = auth_sessions_tests::wire::RefreshToken::parse(&fourth.refresh_token).session_id;
+    let user_id = fourth.body["user"]["id"].as_str().expect("an id");
+    let fifth = api.login("ada@example.org", PASSWORD).await.expect(200).session();
+    let families = "/api/auth/oversight/families/{id}/end";
+    let users = "/api/auth/oversight/users/{userId}/end";
+    for (path, id, body, status) in [
+        (families, family_id.to_string().as_str(), json!({}), 422),
+        (families, family_id.to_string().as_str(), json!({"reason": "Phone stolen"}), 200),
+        (families, "00000000-0000-4000-8000-000000000000", json!({"reason": "Phone stolen"}), 404),
+        (users, user_id, json!({"reason": "Phone stolen"}), 200),
+        (users, user_id, json!({"reason": "Phone stolen"}), 401),
+    ] {
+        let concrete = path.replace("{id}", id).replace("{userId}", id);
+        let answer = api.post(&concrete, &body, &fifth.access_token).await.expect(status);
+        conforms(&document, &post, path, &answer);
+        answered.insert(format!("POST {path}"));
+    }
     crate::organizations_http::walk(&api, &admin, |method, path, answer| {
         conforms(&document, method, path, answer);
         if answer.status < 300 {

@@ -158,6 +158,7 @@ BEYOND_A_SCHEMA = [
     ("malformed_form", "client_id names another client"),
     # Of the right length, but with control characters, or blank.
     ("invalid_name", ""),
+    ("invalid_request", "The reason must have 1 to 200 characters"),
     # A word of ours.
     ("slug_reserved", ""),
 ]
