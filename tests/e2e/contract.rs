@@ -332,8 +332,9 @@ async fn every_answer_has_the_documented_form() {
         answered.insert(format!("POST {path}"));
     }
     // Her own, as the owner of their organization; who reaches what is in oversight.rs and dashboard.rs.
-    let family_id = auth_sessions_tests::wire::RefreshToken::parse(&fourth.refresh_token).session_id;
-    let user_id = fourth.body["user"]["id"].as_str().expect("an id");
+    let stolen = api.login("ada@example.org", PASSWORD).await.expect(200).session();
+    let family_id = auth_sessions_tests::wire::RefreshToken::parse(&stolen.refresh_token).session_id;
+    let user_id = stolen.body["user"]["id"].as_str().expect("an id");
     let fifth = api.login("ada@example.org", PASSWORD).await.expect(200).session();
     let families = "/api/auth/oversight/families/{id}/end";
     let users = "/api/auth/oversight/users/{userId}/end";
