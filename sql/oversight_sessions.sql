@@ -176,6 +176,24 @@ end
 $$;
 comment on function auth.require_note is 'Internal. Refuses a reason that is none.';
 
+-- What ending sessions of others asks for before it looks for them.
+create function auth.reach_to_end(note text, out refusal text, out extent text, out organization_id uuid)
+  language plpgsql volatile parallel unsafe
+  as $$
+begin
+  perform auth.require_note(note);
+  if not auth.recently_authenticated() then
+    refusal := 'step_up_required';
+    return;
+  end if;
+  select r.extent, r.organization_id into extent, organization_id from auth.oversight_reach(null) r;
+  if extent is null then
+    refusal := 'insufficient_role';
+  end if;
+end
+$$;
+comment on function auth.reach_to_end is 'Internal. Whose sessions the caller may end, for a reason that is one and after a recent authentication; refusal says why none.';
+
 create function auth.end_overseen_family(
   family_id uuid, note text, ip inet default null, user_agent text default null, correlation_id text default null,
   out outcome text, out ended_sessions int
@@ -190,14 +208,9 @@ begin
   if family_id is null then
     raise exception 'family_id must not be null' using errcode = 'null_value_not_allowed', hint = 'See auth.oversee_sessions.';
   end if;
-  perform auth.require_note(note);
-  if not auth.recently_authenticated() then
-    outcome := 'step_up_required';
-    return;
-  end if;
-  select r.* into reach from auth.oversight_reach(null) r;
-  if reach.extent is null then
-    outcome := 'insufficient_role';
+  select r.* into reach from auth.reach_to_end(note) r;
+  if reach.refusal is not null then
+    outcome := reach.refusal;
     return;
   end if;
   select s.user_id into owner_id from auth.sessions s
@@ -227,14 +240,9 @@ begin
   if user_id is null then
     raise exception 'user_id must not be null' using errcode = 'null_value_not_allowed', hint = 'See auth.oversee_sessions.';
   end if;
-  perform auth.require_note(note);
-  if not auth.recently_authenticated() then
-    outcome := 'step_up_required';
-    return;
-  end if;
-  select r.* into reach from auth.oversight_reach(null) r;
-  if reach.extent is null then
-    outcome := 'insufficient_role';
+  select r.* into reach from auth.reach_to_end(note) r;
+  if reach.refusal is not null then
+    outcome := reach.refusal;
     return;
   end if;
   if not exists (select from auth.users u where u.id = end_overseen_sessions.user_id)

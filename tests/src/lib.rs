@@ -50,7 +50,6 @@
 //! | [`oidc`] | a real OpenID provider, and a browser that goes there and back |
 //! | [`wire`] | refresh tokens and JWTs taken apart and forged |
 //! | [`chaos`] | everything fails at once, and nobody is logged out |
-//! | [`chaos`] | everything fails at once, and nobody is logged out |
 //!
 //! Time passes by moving rows or settings (see [`TestDb::set`]), never by sleeping. A condition that comes about by
 //! itself is waited for with [`eventually`].
