@@ -29,6 +29,18 @@ begin
    cross join lateral (values ('outbox_mails', coalesce(q.mails, 0)::float8),
                               ('outbox_oldest_seconds', coalesce(extract(epoch from clock - q.oldest), 0)::float8)) f (figure, value);
 
+  return query
+  select f.figure, s.state, f.value
+    from (values ('held'), ('waiting'), ('sending'), ('retrying')) s (state)
+    left join (select case when a.leased_until > clock then 'sending' when a.attempts > 0 then 'retrying'
+                           when a.released_at > clock then 'held' else 'waiting' end as state,
+                      count(*) as webhooks, min(a.first_at) as oldest
+                 from (select o.leased_until, o.attempts, o.released_at, o.first_at from auth.alert_outbox o
+                        where o.sent_at is null and o.failed_at is null limit 100000) a
+                group by 1) q on q.state = s.state
+   cross join lateral (values ('outbox_webhooks', coalesce(q.webhooks, 0)::float8),
+                              ('outbox_webhooks_oldest_seconds', coalesce(extract(epoch from clock - q.oldest), 0)::float8)) f (figure, value);
+
   -- What cleaning takes next: the first that was revoked, and of those that expired the first of the first week (whose
   -- order is not known: of a thousand of it).
   return query

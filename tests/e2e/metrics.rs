@@ -113,6 +113,9 @@ fn the_numbers_are_right(samples: &Samples) {
     // The mail that verifies her address; nobody sends it here.
     assert_eq!(number("database_outbox_mails", &[("state", "waiting")]), 1.0);
     assert!(number("database_outbox_oldest_seconds", &[("state", "waiting")]) > 0.0);
+    // Her replay: alerts are queued for who would send them.
+    assert_eq!(number("alert_deliveries_total", &[("outcome", "sent")]), 0.0);
+    assert_eq!(number("database_outbox_webhooks", &[("state", "retrying")]), 0.0);
     assert_eq!(number("database_cleanup_lag_seconds", &[]), 0.0);
     assert_eq!(number("database_audit_months_ahead", &[]), 3.0);
     assert!(number("database_table_bytes", &[("table", "sessions")]) > 0.0);

@@ -18,6 +18,7 @@ pub use self::webhook::{Receivers, Secrets};
 use crate::{
     courier::{AtWork, Courier},
     db::{Alert, Outbox, OutboxError},
+    metrics::metrics,
 };
 
 /// How an error of the database begins that has no such outbox: the extension is older than this service.
@@ -99,11 +100,14 @@ impl Courier for Herald {
         let (id, kind, attempt) = (alert.id, alert.kind.as_str(), alert.attempt);
         if told.failures.is_empty() {
             self.outbox.finish_alert(alert).await?;
+            metrics().alert_deliveries.count("sent");
             tracing::info!(%id, kind, attempt, "an alert was sent");
             return Ok(());
         }
         let why = told.failures.join("; ");
-        match self.outbox.fail_alert(alert, &why, told.permanent, &told.delivered_to).await?.as_str() {
+        let became = self.outbox.fail_alert(alert, &why, told.permanent, &told.delivered_to).await?;
+        metrics().alert_deliveries.count(&became);
+        match became.as_str() {
             "given_up" => tracing::error!(%id, kind, attempt, why, "an alert was given up"),
             became => tracing::warn!(%id, kind, attempt, why, became, "an alert did not reach everybody"),
         }

@@ -28,6 +28,8 @@ const FIGURES: &[(&str, Option<&str>, MetricType, &str)] = &[
     ("recovery_windows_open", None, MetricType::Gauge, "Recovery windows that are open"),
     ("outbox_mails", Some("state"), MetricType::Gauge, "Mails that are not sent, by state; counted up to 100,000"),
     ("outbox_oldest_seconds", Some("state"), MetricType::Gauge, "Age of the oldest of them"),
+    ("outbox_webhooks", Some("state"), MetricType::Gauge, "Webhooks of alerts that are not sent, by state"),
+    ("outbox_webhooks_oldest_seconds", Some("state"), MetricType::Gauge, "How long ago the oldest of them happened"),
     ("cleanup_lag_seconds", None, MetricType::Gauge, "For how long the next session to be cleaned away has been due"),
     ("audit_months_ahead", None, MetricType::Gauge, "Coming months of the audit log that have a partition"),
     ("audit_partitions", None, MetricType::Gauge, "Months of the audit log that there are"),

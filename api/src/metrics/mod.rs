@@ -48,7 +48,7 @@ const REFRESHES: [&str; 12] = [
 ];
 /// How a login by password ends.
 const LOGINS: [&str; 4] = ["logged_in", "refused", "locked", "stale"];
-/// What becomes of a mail that was tried.
+/// What becomes of a mail, or of the webhook of an alert, that was tried.
 const DELIVERIES: [&str; 4] = ["sent", "retried", "given_up", "lost"];
 /// What becomes of keys that are read anew.
 const KEY_RELOADS: [&str; 3] = ["changed", "unchanged", "refused"];
@@ -167,6 +167,8 @@ pub struct Metrics {
     pub deliveries: Outcomes,
     /// Keys that were read anew, by what became of it.
     pub key_reloads: Outcomes,
+    /// Attempts to send the webhook of an alert, by what became of it.
+    pub alert_deliveries: Outcomes,
     /// Whether the newest check found the database right: 1, or 0.
     pub ready: Gauge,
     database: DatabaseFigures,
@@ -249,6 +251,12 @@ impl Metrics {
                 "key_reloads",
                 "Keys that were read anew, by what became of it",
                 &KEY_RELOADS,
+            ),
+            alert_deliveries: Outcomes::add(
+                to,
+                "alert_deliveries",
+                "Attempts to send the webhook of an alert, by what became of it",
+                &DELIVERIES,
             ),
             database: DatabaseFigures::default(),
             registry: Registry::default(),
