@@ -7,7 +7,8 @@ use auth_sessions_tests::chaos::proxy::Proxy;
 use auth_sessions_tests::metrics::{Metric, Samples, metrics, samples, scrape, value_of};
 use auth_sessions_tests::sql::{run, value};
 use auth_sessions_tests::tokens::sign_up;
-use auth_sessions_tests::{Api, OwnCluster, Server, TestDb, all_at_once, eventually};
+use auth_sessions_tests::webhooks::alerting_server;
+use auth_sessions_tests::{Api, OwnCluster, Server, TestDb, WebhookReceiver, all_at_once, eventually};
 use reqwest::Method;
 use serde_json::json;
 
@@ -113,9 +114,6 @@ fn the_numbers_are_right(samples: &Samples) {
     // The mail that verifies her address; nobody sends it here.
     assert_eq!(number("database_outbox_mails", &[("state", "waiting")]), 1.0);
     assert!(number("database_outbox_oldest_seconds", &[("state", "waiting")]) > 0.0);
-    // Her replay: alerts are queued for who would send them.
-    assert_eq!(number("alert_deliveries_total", &[("outcome", "sent")]), 0.0);
-    assert_eq!(number("database_outbox_webhooks", &[("state", "retrying")]), 0.0);
     assert_eq!(number("database_cleanup_lag_seconds", &[]), 0.0);
     assert_eq!(number("database_audit_months_ahead", &[]), 3.0);
     assert!(number("database_table_bytes", &[("table", "sessions")]) > 0.0);
@@ -240,6 +238,34 @@ async fn on_a_listener_of_its_own_it_is_nowhere_else() {
     let taken = ("METRICS_LISTEN", server.address());
     let (code, said) = Server::refuses_to_start(&db, &[taken]).await;
     assert!(code == 1 && said.contains("METRICS_LISTEN"), "{code} {said}");
+}
+
+#[tokio::test]
+async fn webhooks_are_counted_by_what_became_of_them() {
+    let (db, receiver) = (TestDb::create().await, WebhookReceiver::start().await);
+    let admin = db.superuser().await;
+    let sender = alerting_server(&db, &[receiver.url("/503/x")], &[]).await;
+    let api = sender.api();
+    let tried = async |outcome: &str| {
+        let samples = samples(&scrape(&api).await);
+        value_of(&samples, "auth_api_alert_deliveries_total", &[("outcome", outcome)])
+    };
+    run(&admin, "select auth.queue_test_alert()", &[]).await;
+    eventually("it was refused once", async || tried("retried").await == 1.0).await;
+    assert_eq!(tried("sent").await, 0.0);
+
+    // Any node tells what waits in the database.
+    let watcher = Server::start(&db, &[]).await;
+    let seen = samples(&scrape(&watcher.api()).await);
+    for (state, expected) in [("held", 0.0), ("waiting", 0.0), ("sending", 0.0), ("retrying", 1.0)] {
+        assert_eq!(value_of(&seen, "auth_api_database_outbox_webhooks", &[("state", state)]), expected, "{state}");
+        let oldest = value_of(&seen, "auth_api_database_outbox_webhooks_oldest_seconds", &[("state", state)]);
+        assert_eq!(oldest > 0.0, expected > 0.0, "{state}: {oldest}");
+    }
+
+    run(&admin, "update auth.alert_outbox set next_attempt_at = clock_timestamp()", &[]).await;
+    eventually("it is taken the second time", async || tried("sent").await == 1.0).await;
+    assert_eq!((tried("retried").await, tried("given_up").await), (1.0, 0.0));
 }
 
 #[tokio::test]
