@@ -5,7 +5,7 @@ use auth_sessions_tests::TestDb;
 use auth_sessions_tests::sql::{
     audit_trail, connections, let_time_pass, race, refusal, revoked_reason, run, value, values,
 };
-use auth_sessions_tests::tenants::{Tenant, act_as, join, outcome_of, role_of};
+use auth_sessions_tests::tenants::{Tenant, TwoTenants, act_as, join, outcome_of, role_of};
 use auth_sessions_tests::tokens::{Outcome, PASSWORD, log_in, rotate, sign_up};
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -14,25 +14,9 @@ const REMOVE: &str = "select outcome from auth.remove_member($1, $2, correlation
 const CHANGE: &str = "select outcome from auth.change_member_role($1, $2, $3, correlation_id => 'request-1')";
 const LEAVE: &str = "select outcome from auth.leave_organization($1, correlation_id => 'request-1')";
 
-struct Scene {
-    db: TestDb,
-    admin: Client,
-    service: Client,
-    ours: Tenant,
-    theirs: Tenant,
-}
-
-async fn scene() -> Scene {
-    let db = TestDb::create().await;
-    let (admin, service) = (db.superuser().await, db.connect_as("auth_service").await);
-    let ours = Tenant::found(&admin, &service, "ours").await;
-    let theirs = Tenant::found(&admin, &service, "theirs").await;
-    Scene { db, admin, service, ours, theirs }
-}
-
 #[tokio::test]
 async fn the_last_owner_stays() {
-    let Scene { db: _db, admin, service, ours, .. } = scene().await;
+    let TwoTenants { db: _db, admin, service, ours, .. } = TwoTenants::found().await;
     let (owner, id) = (&ours.owner, ours.id);
     assert_eq!(outcome_of(&service, owner, LEAVE, &[&id]).await, "last_owner");
     for role in ["ORGANIZATION_ADMIN", "ORGANIZATION_MEMBER"] {
@@ -130,7 +114,7 @@ async fn is_live(admin: &Client, who: &Outcome) -> bool {
 
 #[tokio::test]
 async fn removing_a_member_ends_what_acts_for_the_organization_and_nothing_else() {
-    let Scene { db: _db, admin, service, ours, .. } = scene().await;
+    let TwoTenants { db: _db, admin, service, ours, .. } = TwoTenants::found().await;
     let elsewhere = log_in(&service, "member@ours.example", PASSWORD).await;
     let nowhere = "update auth.sessions set organization_id = null where id = $1";
     run(&admin, nowhere, &[&elsewhere.session_id]).await;
@@ -168,7 +152,7 @@ async fn removing_a_member_ends_what_acts_for_the_organization_and_nothing_else(
 
 #[tokio::test]
 async fn removing_a_member_takes_a_recent_authentication() {
-    let Scene { db: _db, admin, service, ours, .. } = scene().await;
+    let TwoTenants { db: _db, admin, service, ours, .. } = TwoTenants::found().await;
     let stale = "update auth.sessions set auth_time = auth_time - interval '5 minutes 1 second' where id = $1";
     run(&admin, stale, &[&ours.owner.session_id]).await;
     assert_eq!(outcome_of(&service, &ours.owner, REMOVE, &[&ours.id, &ours.member.user_id]).await, "step_up_required");
@@ -180,7 +164,7 @@ async fn removing_a_member_takes_a_recent_authentication() {
 
 #[tokio::test]
 async fn leaving_keeps_this_session_and_ends_the_others_that_act_for_the_organization() {
-    let Scene { db: _db, admin, service, ours, .. } = scene().await;
+    let TwoTenants { db: _db, admin, service, ours, .. } = TwoTenants::found().await;
     let other = log_in(&service, "member@ours.example", PASSWORD).await;
     assert_eq!(other.organization_id, Some(ours.id));
     assert_eq!(outcome_of(&service, &ours.member, LEAVE, &[&ours.id]).await, "left");
@@ -194,7 +178,7 @@ async fn leaving_keeps_this_session_and_ends_the_others_that_act_for_the_organiz
 
 #[tokio::test]
 async fn a_role_counts_at_once_and_is_written_down_once() {
-    let Scene { db: _db, admin, service, ours, .. } = scene().await;
+    let TwoTenants { db: _db, admin, service, ours, .. } = TwoTenants::found().await;
     let roles = "select auth.current_roles()";
     let now = async |who| act_as(&service, who, roles, &[]).await.unwrap()[0].get::<_, Vec<String>>(0);
     assert_eq!(now(&ours.member).await, ["ORGANIZATION_MEMBER"]);
@@ -218,7 +202,7 @@ async fn a_role_counts_at_once_and_is_written_down_once() {
 
 #[tokio::test]
 async fn what_sql_by_hand_does_to_memberships_is_written_down() {
-    let Scene { db: _db, admin, ours, theirs, .. } = scene().await;
+    let TwoTenants { db: _db, admin, ours, theirs, .. } = TwoTenants::found().await;
     let events = "select action from auth.audit_log where action like 'user_role_%' and action <> 'user_role_created'
                      or action = 'organization_without_owner' order by id";
     run(
@@ -251,7 +235,7 @@ async fn what_sql_by_hand_does_to_memberships_is_written_down() {
 
 #[tokio::test]
 async fn members_and_sessions_come_in_pages() {
-    let Scene { db: _db, admin, service, ours, .. } = scene().await;
+    let TwoTenants { db: _db, admin, service, ours, .. } = TwoTenants::found().await;
     for n in 0..5 {
         join(&admin, &service, ours.id, &format!("more-{n}@example.org"), "ORGANIZATION_MEMBER").await;
     }
@@ -292,7 +276,7 @@ async fn members_and_sessions_come_in_pages() {
 
 #[tokio::test]
 async fn only_live_sessions_of_the_organization_are_listed_and_ended() {
-    let Scene { db: _db, admin, service, ours, .. } = scene().await;
+    let TwoTenants { db: _db, admin, service, ours, .. } = TwoTenants::found().await;
     let list = "select session_id from auth.list_organization_sessions($1)";
     let listed = async |who| {
         let rows = act_as(&service, who, list, &[&ours.id]).await.unwrap();

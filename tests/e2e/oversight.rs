@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use auth_sessions_tests::TestDb;
 use auth_sessions_tests::sql::{let_authentication_age, refusal, revoked_reason, run, value, values};
-use auth_sessions_tests::tenants::{Tenant, act_as, outcome_of};
+use auth_sessions_tests::tenants::{Tenant, TwoTenants, act_as, names, outcome_of};
 use auth_sessions_tests::tokens::{Outcome, PASSWORD, Secret, log_in, random_bytes, rotate, rotate_times, try_sign_up};
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -20,11 +20,7 @@ struct Scene {
 }
 
 async fn scene() -> Scene {
-    let db = TestDb::create().await;
-    let (admin, service) = (db.superuser().await, db.connect_as("auth_service").await);
-    run(&admin, "select auth.maintain_audit_partitions()", &[]).await;
-    let ours = Tenant::found(&admin, &service, "ours").await;
-    let theirs = Tenant::found(&admin, &service, "theirs").await;
+    let TwoTenants { db, admin, service, ours, theirs } = TwoTenants::found().await;
     let operator = try_sign_up(&service, "operator@example.org", None).await.unwrap();
     let stranger = try_sign_up(&service, "stranger@example.org", None).await.unwrap();
     run(&db.connect_as("auth_operator").await, "select auth.appoint_operator($1)", &[&operator.user_id]).await;
@@ -64,20 +60,6 @@ impl Scene {
         let tokens = rotate_times(&self.service, who.clone().token(), 3).await;
         assert_eq!(rotate(&self.service, &tokens[0]).await.outcome, "replayed");
     }
-
-    /// Everything that names a tenant.
-    async fn names(&self, tenant: &Tenant) -> Vec<String> {
-        values(
-            &self.admin,
-            "with people as (select user_id from auth.organization_members where organization_id = $1)
-             select $1::text union all select slug from auth.organizations where id = $1
-             union all select user_id::text from people
-             union all select email from auth.users where id in (select user_id from people)
-             union all select id::text from auth.sessions where user_id in (select user_id from people)",
-            &[&tenant.id],
-        )
-        .await
-    }
 }
 
 fn emails(names: &[&str]) -> BTreeSet<String> {
@@ -94,7 +76,7 @@ async fn everybody_oversees_what_they_answer_for_and_nothing_else() {
             log_in(&scene.service, &format!("owner@{}.example", tenant.slug), "wrong").await;
         }
     }
-    let theirs = scene.names(&scene.theirs).await;
+    let theirs = names(&scene.admin, scene.theirs.id).await;
     let mut seen = Vec::new();
     for sql in EVERYTHING {
         for (name, who) in [("owner", &scene.ours.owner), ("admin", &scene.ours.admin)] {

@@ -1,27 +1,9 @@
 //! Who may do what to whom in an organization, as one table.
 
-use auth_sessions_tests::TestDb;
 use auth_sessions_tests::sql::{Params, refusal, run, sqlstate, value};
-use auth_sessions_tests::tenants::{ROLES, Tenant, assume, join, outcome_of};
+use auth_sessions_tests::tenants::{ROLES, TwoTenants, assume, join, outcome_of};
 use auth_sessions_tests::tokens::{random_bytes, sha256};
-use tokio_postgres::Client;
 use uuid::Uuid;
-
-struct Scene {
-    _db: TestDb,
-    admin: Client,
-    service: Client,
-    ours: Tenant,
-    theirs: Tenant,
-}
-
-async fn scene() -> Scene {
-    let db = TestDb::create().await;
-    let (admin, service) = (db.superuser().await, db.connect_as("auth_service").await);
-    let ours = Tenant::found(&admin, &service, "ours").await;
-    let theirs = Tenant::found(&admin, &service, "theirs").await;
-    Scene { _db: db, admin, service, ours, theirs }
-}
 
 /// What is done, to whom, and its outcome for our owner, our administrator, our member, and the owner of another tenant.
 const MATRIX: &str = "
@@ -80,7 +62,7 @@ fn statement(operation: &str) -> &'static str {
 
 #[tokio::test]
 async fn who_may_do_what_to_whom() {
-    let Scene { _db, admin, service, ours, theirs } = scene().await;
+    let TwoTenants { db: _db, admin, service, ours, theirs } = TwoTenants::found().await;
     // The others, to whom it is done.
     let mut others = vec![("stranger", theirs.member.clone())];
     for (name, role) in ROLES {
@@ -129,7 +111,7 @@ async fn who_may_do_what_to_whom() {
 
 #[tokio::test]
 async fn an_organization_that_is_not_the_active_one_is_not_acted_on() {
-    let Scene { _db, admin, service, ours, theirs } = scene().await;
+    let TwoTenants { db: _db, admin, service, ours, theirs } = TwoTenants::found().await;
     // Our owner owns theirs as well, but acts for ours.
     let insert =
         "insert into auth.organization_members (organization_id, user_id, role) values ($1, $2, 'ORGANIZATION_OWNER')";
@@ -161,7 +143,7 @@ async fn an_organization_that_is_not_the_active_one_is_not_acted_on() {
 
 #[tokio::test]
 async fn the_older_door_knows_the_ranks_too() {
-    let Scene { _db, service, ours, .. } = scene().await;
+    let TwoTenants { db: _db, service, ours, .. } = TwoTenants::found().await;
     let revoke = "select auth.revoke_session($1)::text";
     let all = "select auth.revoke_user_sessions($1)::text";
     for (actor, on, ended) in [
@@ -181,7 +163,7 @@ async fn the_older_door_knows_the_ranks_too() {
 
 #[tokio::test]
 async fn a_personal_access_token_is_held_to_its_scopes_by_the_database_too() {
-    let Scene { _db, admin, service, ours, theirs } = scene().await;
+    let TwoTenants { db: _db, admin, service, ours, theirs } = TwoTenants::found().await;
     let insert =
         "insert into auth.organization_members (organization_id, user_id, role) values ($1, $2, 'ORGANIZATION_OWNER')";
     run(&admin, insert, &[&theirs.id, &ours.owner.user_id]).await;

@@ -3,60 +3,27 @@
 use std::collections::BTreeSet;
 
 use auth_sessions_tests::http::PASSWORD;
+use auth_sessions_tests::scene::Scene;
 use auth_sessions_tests::sql::{run, value, values};
 use auth_sessions_tests::tokens::{Secret, random_bytes};
 use auth_sessions_tests::wire::RefreshToken;
-use auth_sessions_tests::{Answer, Api, Server, Session, TestDb};
+use auth_sessions_tests::{Answer, Session};
 use serde_json::{Value, json};
-use tokio_postgres::Client;
 use uuid::Uuid;
 
 const PATH: &str = "/api/auth/security-events";
 
-struct Scene {
-    db: TestDb,
-    admin: Client,
-    server: Server,
-    api: Api,
+async fn get(scene: &Scene, query: &str, session: &Session) -> Answer {
+    scene.api.get(&format!("{PATH}?{query}"), &session.access_token).await
 }
 
-impl Scene {
-    async fn start() -> Self {
-        let db = TestDb::create().await;
-        let (admin, server) = (db.superuser().await, Server::start(&db, &[]).await);
-        let api = server.api();
-        Self { db, admin, server, api }
-    }
+async fn events_of(scene: &Scene, query: &str, session: &Session) -> Vec<Value> {
+    let answer = get(scene, query, session).await.expect(200).json();
+    answer["events"].as_array().expect("events").clone()
+}
 
-    async fn get(&self, query: &str, session: &Session) -> Answer {
-        self.api.get(&format!("{PATH}?{query}"), &session.access_token).await
-    }
-
-    async fn events(&self, query: &str, session: &Session) -> Vec<Value> {
-        let answer = self.get(query, session).await.expect(200).json();
-        answer["events"].as_array().expect("events").clone()
-    }
-
-    async fn actions(&self, query: &str, session: &Session) -> Vec<String> {
-        self.events(query, session).await.iter().map(|event| text(event, "action")).collect()
-    }
-
-    /// Signs up with an organization of that slug.
-    async fn found(&self, email: &str, slug: &str) -> (Session, Uuid) {
-        let body = json!({"email": email, "password": PASSWORD, "name": "Ada",
-                          "organization": {"name": slug, "slug": slug}});
-        let session = self.api.post("/api/auth/signup", &body, "").await.expect(201).session();
-        let id = session.body["organization"]["id"].as_str().expect("organization").parse().expect("a uuid");
-        (session, id)
-    }
-
-    /// Makes a user a member, and logs in as that.
-    async fn join(&self, email: &str, organization: Uuid, role: &str) -> Session {
-        let user = self.api.signup(email).await.user_id();
-        let join = "insert into auth.organization_members (organization_id, user_id, role) values ($1, $2, $3)";
-        run(&self.admin, join, &[&organization, &user, &role]).await;
-        self.api.login(email, PASSWORD).await.expect(200).session()
-    }
+async fn actions_of(scene: &Scene, query: &str, session: &Session) -> Vec<String> {
+    events_of(scene, query, session).await.iter().map(|event| text(event, "action")).collect()
 }
 
 fn text(event: &Value, member: &str) -> String {
@@ -82,7 +49,7 @@ async fn a_users_own_timeline_and_nobody_elses() {
     let path = format!("/api/auth/sessions/{id}");
     scene.api.delete(&path, &ada.access_token).await.expect(200);
 
-    let events = scene.events("", &ada).await;
+    let events = events_of(&scene, "", &ada).await;
     let actions: Vec<&str> = events.iter().map(|event| event["action"].as_str().expect("action")).collect();
     let known = ["session_revoked", "user_logged_in", "auth_session_created", "user_login_failed", "user_created"];
     let mine: Vec<&str> = actions.iter().copied().filter(|action| known.contains(action)).collect();
@@ -112,10 +79,10 @@ async fn a_users_own_timeline_and_nobody_elses() {
     assert_eq!(failed["details"], json!({"failures": 1, "locked": false}));
     assert!(failed.get("actorUserId").is_none(), "nobody proved anything: {failed}");
 
-    let his = scene.events("", &bob).await;
+    let his = events_of(&scene, "", &bob).await;
     assert!(his.iter().all(|event| event["userId"] == json!(bob.user_id())) && !his.is_empty(), "{his:?}");
     // An ended session reads nothing any more.
-    scene.get("", &second).await.expect_problem(401, "invalid_access_token");
+    get(&scene, "", &second).await.expect_problem(401, "invalid_access_token");
     scene.api.get(PATH, "").await.expect_problem(401, "authentication_required");
     scene.api.get(PATH, &ada.refresh_token).await.expect_problem(401, "invalid_access_token");
 }
@@ -134,7 +101,7 @@ async fn details_are_for_users_not_for_operators() {
                       \"email\": \"bob@example.org\", \"reason\": {\"nested\": \"secret\"}, \"sessions\": [\"secret\"]}')";
     run(&scene.admin, planted, &[&first.user_id()]).await;
 
-    let answer = scene.get("", &other).await.expect(200);
+    let answer = get(&scene, "", &other).await.expect(200);
     let events = answer.json()["events"].clone();
     let find = |action: &str| {
         let events = events.as_array().expect("events");
@@ -164,11 +131,12 @@ async fn an_organizations_timeline_is_for_its_owners() {
     let manager = scene.join("dora@example.org", engines, "ORGANIZATION_ADMIN").await;
     let query = format!("organizationId={engines}");
 
-    let events = scene.events(&query, &owner).await;
+    let events = events_of(&scene, &query, &owner).await;
     let users: BTreeSet<String> = events.iter().map(|event| text(event, "userId")).collect();
     let expected = [&owner, &member, &manager].map(|session| session.user_id().to_string());
     assert_eq!(users, BTreeSet::from(expected), "everybody's, in this organization");
-    let hers: BTreeSet<String> = scene.events("", &owner).await.iter().map(|event| text(event, "userId")).collect();
+    let hers: BTreeSet<String> =
+        events_of(&scene, "", &owner).await.iter().map(|event| text(event, "userId")).collect();
     assert_eq!(hers, BTreeSet::from([owner.user_id().to_string()]), "without the parameter her own");
     // What a member does for no organization, or for another, is not the owner's.
     let elsewhere: Vec<String> = values(
@@ -179,24 +147,25 @@ async fn an_organizations_timeline_is_for_its_owners() {
     .await;
     assert!(elsewhere.len() > 3 && events.iter().all(|event| !elsewhere.contains(&text(event, "id"))));
 
-    scene.get(&query, &member).await.expect_problem(403, "insufficient_role");
-    scene.get(&query, &manager).await.expect_problem(403, "insufficient_role");
-    scene.get(&query, &rival).await.expect_problem(404, "organization_not_found");
-    scene.get(&format!("organizationId={others}"), &owner).await.expect_problem(404, "organization_not_found");
-    scene.get(&format!("organizationId={}", Uuid::nil()), &owner).await.expect_problem(404, "organization_not_found");
+    get(&scene, &query, &member).await.expect_problem(403, "insufficient_role");
+    get(&scene, &query, &manager).await.expect_problem(403, "insufficient_role");
+    get(&scene, &query, &rival).await.expect_problem(404, "organization_not_found");
+    get(&scene, &format!("organizationId={others}"), &owner).await.expect_problem(404, "organization_not_found");
+    get(&scene, &format!("organizationId={}", Uuid::nil()), &owner).await.expect_problem(404, "organization_not_found");
     // A member's own timeline has what is their own, though it is in the organization's too.
-    let own: BTreeSet<String> = scene.events("", &member).await.iter().map(|event| text(event, "userId")).collect();
+    let own: BTreeSet<String> =
+        events_of(&scene, "", &member).await.iter().map(|event| text(event, "userId")).collect();
     assert_eq!(own, BTreeSet::from([member.user_id().to_string()]));
 
     // An owner of two, whose session acts for one.
     let join =
         "insert into auth.organization_members (organization_id, user_id, role) values ($1, $2, 'ORGANIZATION_OWNER')";
     run(&scene.admin, join, &[&engines, &rival.user_id()]).await;
-    scene.get(&query, &rival).await.expect_problem(409, "organization_not_active");
+    get(&scene, &query, &rival).await.expect_problem(409, "organization_not_active");
     // Not an owner any more, from the next request on.
     let demote = "update auth.organization_members set role = 'ORGANIZATION_ADMIN' where user_id = $1";
     run(&scene.admin, demote, &[&owner.user_id()]).await;
-    scene.get(&query, &owner).await.expect_problem(403, "insufficient_role");
+    get(&scene, &query, &owner).await.expect_problem(403, "insufficient_role");
 }
 
 #[tokio::test]
@@ -277,7 +246,7 @@ async fn filters() {
     )
     .await;
     let past = "to=2026-01-02T00:00:00Z";
-    let count = async |query: &str| scene.events(&format!("{past}&{query}"), &ada).await.len();
+    let count = async |query: &str| events_of(&scene, &format!("{past}&{query}"), &ada).await.len();
     assert_eq!(count("").await, 12);
     assert_eq!(count("action=test_a").await, 4);
     assert_eq!(count("action=nothing_of_the_kind").await, 0);
@@ -287,18 +256,17 @@ async fn filters() {
     assert_eq!(count("sessionId=0f7a3c52-6d1e-4b8f-a0c9-1d2e3f405162").await, 4);
     assert_eq!(count("from=2026-01-01T10:00:00Z").await, 2, "from this time on");
     assert_eq!(count("from=2026-01-01T10:00:00.000001Z").await, 1);
-    let before = scene.events("to=2026-01-01T02:00:00Z", &ada).await.len();
+    let before = events_of(&scene, "to=2026-01-01T02:00:00Z", &ada).await.len();
     assert_eq!(before, 2, "before this time");
-    let zoned = scene.events("to=2026-01-01T04:00:00%2B02:00", &ada).await.len();
+    let zoned = events_of(&scene, "to=2026-01-01T04:00:00%2B02:00", &ada).await.len();
     assert_eq!(zoned, 2);
     assert_eq!(count("limit=5").await, 5);
-    assert_eq!(scene.actions("from=2027-01-01T00:00:00Z", &ada).await, [""; 0]);
+    assert_eq!(actions_of(&scene, "from=2027-01-01T00:00:00Z", &ada).await, [""; 0]);
 }
 
 #[tokio::test]
 async fn pages_tell_each_event_once_whatever_happens_meanwhile() {
     let scene = Scene::start().await;
-    run(&scene.admin, "select auth.maintain_audit_partitions()", &[]).await;
     let ada = scene.api.signup("ada@example.org").await;
     let user = ada.user_id();
     // Many of one microsecond, and of months with and without a partition.
@@ -324,7 +292,7 @@ async fn pages_tell_each_event_once_whatever_happens_meanwhile() {
     for limit in [1, 7, all.len() - 1, all.len(), 100] {
         let (mut told, mut cursor, mut pages) = (Vec::new(), String::new(), 0);
         loop {
-            let page = scene.get(&format!("limit={limit}{cursor}"), &ada).await.expect(200).json();
+            let page = get(&scene, &format!("limit={limit}{cursor}"), &ada).await.expect(200).json();
             told.extend(page["events"].as_array().expect("events").iter().map(|event| text(event, "id")));
             pages += 1;
             let Some(next) = page["nextCursor"].as_str() else { break };
@@ -344,9 +312,9 @@ async fn pages_tell_each_event_once_whatever_happens_meanwhile() {
     }
     // A cursor goes with other filters too, and with another user reaches only that user's rows.
     let bob = scene.api.signup("bob@example.org").await;
-    let page = scene.get("limit=1", &ada).await.json();
+    let page = get(&scene, "limit=1", &ada).await.json();
     let cursor = page["nextCursor"].as_str().expect("a cursor");
-    let his = scene.events(&format!("cursor={cursor}"), &bob).await;
+    let his = events_of(&scene, &format!("cursor={cursor}"), &bob).await;
     assert!(his.iter().all(|event| event["userId"] == json!(bob.user_id())));
     assert!(scene.server.log().lines().all(|line| !line.contains("ERROR")));
 }
@@ -379,17 +347,16 @@ async fn malformed_queries() {
         "to=0001-01-01T00:00:00Z",
         "from=%2B20000-01-01T00:00:00Z",
     ] {
-        let answer = scene.get(query, &ada).await;
+        let answer = get(&scene, query, &ada).await;
         assert_eq!((answer.status, answer.problem_code().as_str()), (400, "bad_request"), "{query}");
     }
-    scene.get("unknown=1", &ada).await.expect(200);
+    get(&scene, "unknown=1", &ada).await.expect(200);
     scene.api.post(PATH, &json!({}), &ada.access_token).await.expect_problem(405, "method_not_allowed");
 }
 
 #[tokio::test]
 async fn a_page_of_a_large_log_reads_little_of_it() {
     let scene = Scene::start().await;
-    run(&scene.admin, "select auth.maintain_audit_partitions()", &[]).await;
     let (ada, engines) = scene.found("ada@example.org", "engines").await;
     // Over five months, of which one has no partition: what others did, and in between what matters here.
     run(
@@ -408,11 +375,11 @@ async fn a_page_of_a_large_log_reads_little_of_it() {
     // Often enough for a plan without the values (from the sixth time on), in the first pages and in the depth.
     for query in own.iter().chain(&organizations) {
         for _ in 0..4 {
-            let page = scene.get(query, &ada).await.expect(200).json();
+            let page = get(&scene, query, &ada).await.expect(200).json();
             assert_eq!(page["events"].as_array().expect("events").len(), 50);
             let next = page["nextCursor"].as_str().expect("another page");
             let deeper = format!("{query}&cursor={next}");
-            assert_eq!(scene.events(&deeper, &ada).await.len(), 50);
+            assert_eq!(events_of(&scene, &deeper, &ada).await.len(), 50);
         }
     }
     let total: i64 = value(

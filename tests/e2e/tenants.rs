@@ -3,51 +3,21 @@
 
 use std::collections::BTreeMap;
 
-use auth_sessions_tests::TestDb;
 use auth_sessions_tests::sql::{run, sqlstate, value, values};
-use auth_sessions_tests::tenants::{Tenant, act_as, assume, outcome_of};
+use auth_sessions_tests::tenants::{Tenant, TwoTenants, act_as, assume, names, outcome_of};
 use auth_sessions_tests::tokens::{Outcome, random_bytes, sha256};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-struct Scene {
-    _db: TestDb,
-    admin: Client,
-    attacker: Client,
-    ours: Tenant,
-    theirs: Tenant,
-}
-
-async fn scene() -> Scene {
-    let db = TestDb::create().await;
-    let (admin, attacker) = (db.superuser().await, db.connect_as("auth_service").await);
-    run(&admin, "select auth.maintain_audit_partitions()", &[]).await;
-    let ours = Tenant::found(&admin, &attacker, "ours").await;
-    let theirs = Tenant::found(&admin, &attacker, "theirs").await;
+async fn scene() -> TwoTenants {
+    let scene = TwoTenants::found().await;
     // An open invitation of each.
-    for tenant in [&ours, &theirs] {
+    for tenant in [&scene.ours, &scene.theirs] {
         let invite = "select outcome from auth.invite_member($1, $2, 'ORGANIZATION_MEMBER')";
         let email = format!("guest@{}.example", tenant.slug);
-        assert_eq!(outcome_of(&attacker, &tenant.owner, invite, &[&tenant.id, &email]).await, "invited");
+        assert_eq!(outcome_of(&scene.service, &tenant.owner, invite, &[&tenant.id, &email]).await, "invited");
     }
-    Scene { _db: db, admin, attacker, ours, theirs }
-}
-
-/// Everything that names a tenant: its ids, its slug, and the addresses of its people. Whatever the attacker is shown is
-/// searched for it as text.
-async fn names(admin: &Client, tenant: &Tenant) -> Vec<String> {
-    values(
-        admin,
-        "with people as (select user_id from auth.organization_members where organization_id = $1)
-         select $1::text union all select slug from auth.organizations where id = $1
-         union all select user_id::text from people
-         union all select email from auth.users where id in (select user_id from people)
-         union all select id::text from auth.sessions where user_id in (select user_id from people)
-         union all select id::text from auth.organization_invitations where organization_id = $1
-         union all select email from auth.organization_invitations where organization_id = $1",
-        &[&tenant.id],
-    )
-    .await
+    scene
 }
 
 /// A digest of the rows of each table, as text, of a tenant.
@@ -82,7 +52,7 @@ async fn whatever_can_be_read_shows_one_tenant_only() {
     .await;
     assert!(readable.len() >= 9, "{readable:?}");
     for (mine, other) in [(&scene.ours, &scene.theirs), (&scene.theirs, &scene.ours)] {
-        let foreign = names(&scene.admin, other).await;
+        let foreign = names(&scene.admin, other.id).await;
         for person in ["owner", "admin", "member"] {
             let mut seen = 0;
             for relation in &readable {
@@ -94,7 +64,7 @@ async fn whatever_can_be_read_shows_one_tenant_only() {
                 )
                 .await;
                 let read = format!("select row({})::text from {relation}", columns.join(", "));
-                let rows = act_as(&scene.attacker, mine.person(person), &read, &[]).await.unwrap();
+                let rows = act_as(&scene.service, mine.person(person), &read, &[]).await.unwrap();
                 for row in rows {
                     seen += 1;
                     let text: String = row.get(0);
@@ -113,7 +83,7 @@ async fn whatever_can_be_read_shows_one_tenant_only() {
 async fn whatever_can_be_called_shows_and_changes_nothing_of_another_tenant() {
     let scene = scene().await;
     let (mine, other) = (&scene.ours, &scene.theirs);
-    let foreign = names(&scene.admin, other).await;
+    let foreign = names(&scene.admin, other.id).await;
     let before = rows_of(&scene.admin, &foreign).await;
     let ids: Vec<Uuid> = foreign.iter().filter_map(|name| name.parse().ok()).collect();
     assert!(ids.len() >= 8);
@@ -154,10 +124,10 @@ async fn whatever_can_be_called_shows_and_changes_nothing_of_another_tenant() {
                         kind => format!("null::{kind}"),
                     };
                     let arguments: Vec<String> = kinds.iter().map(argument).collect();
-                    scene.attacker.batch_execute("begin").await.unwrap();
-                    assume(&scene.attacker, mine.person(person)).await;
+                    scene.service.batch_execute("begin").await.unwrap();
+                    assume(&scene.service, mine.person(person)).await;
                     let call = format!("select f::text from {name}({}) f", arguments.join(", "));
-                    if let Ok(rows) = scene.attacker.query(&call, &[]).await {
+                    if let Ok(rows) = scene.service.query(&call, &[]).await {
                         worked += 1;
                         for row in rows {
                             let text = row.get::<_, Option<String>>(0).unwrap_or_default();
@@ -169,9 +139,9 @@ async fn whatever_can_be_called_shows_and_changes_nothing_of_another_tenant() {
                                 assert!(!text.contains(name.as_str()), "{person}: {call}: {text}");
                             }
                         }
-                        scene.attacker.batch_execute("commit").await.unwrap();
+                        scene.service.batch_execute("commit").await.unwrap();
                     } else {
-                        scene.attacker.batch_execute("rollback").await.unwrap();
+                        scene.service.batch_execute("rollback").await.unwrap();
                     }
                     // The caller may have left the own organization, or ended the own session, by it.
                     mend(&scene.admin, mine).await;
@@ -182,7 +152,7 @@ async fn whatever_can_be_called_shows_and_changes_nothing_of_another_tenant() {
     assert!(worked > 200, "{worked} calls worked at all");
     assert_eq!(rows_of(&scene.admin, &foreign).await, before);
     for person in ["owner", "admin", "member"] {
-        assume_and_end(&scene.attacker, other.person(person)).await;
+        assume_and_end(&scene.service, other.person(person)).await;
     }
 }
 
@@ -217,11 +187,11 @@ async fn mend(admin: &Client, tenant: &Tenant) {
 #[tokio::test]
 async fn no_table_takes_a_write_that_would_make_the_attacker_a_member() {
     let scene = scene().await;
-    let foreign = names(&scene.admin, &scene.theirs).await;
+    let foreign = names(&scene.admin, scene.theirs.id).await;
     let before = rows_of(&scene.admin, &foreign).await;
     let (me, id) = (scene.ours.owner.user_id.unwrap(), scene.theirs.id);
-    scene.attacker.batch_execute("begin").await.unwrap();
-    assume(&scene.attacker, &scene.ours.owner).await;
+    scene.service.batch_execute("begin").await.unwrap();
+    assume(&scene.service, &scene.ours.owner).await;
     for statement in [
         format!("insert into auth.organization_members values ('{id}', '{me}', 'ORGANIZATION_OWNER')"),
         format!("update auth.organization_members set organization_id = '{id}'"),
@@ -240,11 +210,11 @@ async fn no_table_takes_a_write_that_would_make_the_attacker_a_member() {
         format!("select auth.role_of('{id}', '{me}')"),
         "select auth.link_secret()".to_owned(),
     ] {
-        scene.attacker.batch_execute("savepoint attempt").await.unwrap();
-        assert_eq!(sqlstate(&scene.attacker, &statement).await, "42501", "{statement}");
-        scene.attacker.batch_execute("rollback to savepoint attempt").await.unwrap();
+        scene.service.batch_execute("savepoint attempt").await.unwrap();
+        assert_eq!(sqlstate(&scene.service, &statement).await, "42501", "{statement}");
+        scene.service.batch_execute("rollback to savepoint attempt").await.unwrap();
     }
-    scene.attacker.batch_execute("commit").await.unwrap();
+    scene.service.batch_execute("commit").await.unwrap();
     assert_eq!(rows_of(&scene.admin, &foreign).await, before);
 }
 
@@ -260,7 +230,7 @@ async fn guessing_invitations_joins_nothing() {
     .await;
     // The verifier, as a stolen dump has it, proves nothing.
     for proof in [random_bytes(32), verifier.clone(), sha256(&verifier)] {
-        assert_eq!(outcome_of(&scene.attacker, &scene.ours.owner, accept, &[&proof]).await, "invitation_not_found");
+        assert_eq!(outcome_of(&scene.service, &scene.ours.owner, accept, &[&proof]).await, "invitation_not_found");
     }
 }
 
@@ -274,31 +244,31 @@ async fn who_belongs_to_both_sees_the_active_one() {
     let organizations = "select array_agg(slug) from auth.organizations";
     let members = "select array_agg(distinct organization_id) from auth.organization_members where user_id <> auth.current_user_id()";
     let sees = async || {
-        let slugs = act_as(&scene.attacker, ada, organizations, &[]).await.unwrap()[0].get::<_, Option<Vec<String>>>(0);
-        let others = act_as(&scene.attacker, ada, members, &[]).await.unwrap()[0].get::<_, Option<Vec<Uuid>>>(0);
+        let slugs = act_as(&scene.service, ada, organizations, &[]).await.unwrap()[0].get::<_, Option<Vec<String>>>(0);
+        let others = act_as(&scene.service, ada, members, &[]).await.unwrap()[0].get::<_, Option<Vec<Uuid>>>(0);
         (slugs.unwrap_or_default(), others.unwrap_or_default())
     };
     assert_eq!(sees().await, (vec!["ours".to_owned()], vec![scene.ours.id]));
     let switch = "select outcome from auth.switch_organization($1)";
-    assert_eq!(outcome_of(&scene.attacker, ada, switch, &[&id]).await, "switched");
+    assert_eq!(outcome_of(&scene.service, ada, switch, &[&id]).await, "switched");
     assert_eq!(sees().await, (vec!["theirs".to_owned()], vec![id]));
-    assert_eq!(outcome_of(&scene.attacker, ada, switch, &[&None::<Uuid>]).await, "switched");
+    assert_eq!(outcome_of(&scene.service, ada, switch, &[&None::<Uuid>]).await, "switched");
     assert_eq!(sees().await, (vec![], vec![]));
     // The own memberships are the own, wherever.
     let own = "select count(*) from auth.organization_members where user_id = auth.current_user_id()";
-    assert_eq!(act_as(&scene.attacker, ada, own, &[]).await.unwrap()[0].get::<_, i64>(0), 2);
+    assert_eq!(act_as(&scene.service, ada, own, &[]).await.unwrap()[0].get::<_, i64>(0), 2);
 }
 
 #[tokio::test]
 async fn who_is_removed_in_the_middle_of_a_transaction_sees_nothing_more_of_the_organization() {
     let scene = scene().await;
-    scene.attacker.batch_execute("begin").await.unwrap();
-    assume(&scene.attacker, &scene.ours.member).await;
+    scene.service.batch_execute("begin").await.unwrap();
+    assume(&scene.service, &scene.ours.member).await;
     let sees = "select (select count(*) from auth.organizations) + (select count(*) from auth.organization_members)";
-    assert_eq!(value::<i64>(&scene.attacker, sees, &[]).await, 1 + 3);
+    assert_eq!(value::<i64>(&scene.service, sees, &[]).await, 1 + 3);
     run(&scene.admin, "delete from auth.organization_members where user_id = $1", &[&scene.ours.member.user_id]).await;
-    assert_eq!(value::<i64>(&scene.attacker, sees, &[]).await, 0);
+    assert_eq!(value::<i64>(&scene.service, sees, &[]).await, 0);
     let list = "select outcome from auth.list_members($1)";
-    assert_eq!(value::<String>(&scene.attacker, list, &[&scene.ours.id]).await, "not_found");
-    scene.attacker.batch_execute("commit").await.unwrap();
+    assert_eq!(value::<String>(&scene.service, list, &[&scene.ours.id]).await, "not_found");
+    scene.service.batch_execute("commit").await.unwrap();
 }

@@ -41,6 +41,7 @@
 //! | [`tenants`] | organizations with their people, and statements in somebody's name |
 //! | [`server`] | [`Server`]: the service as a process |
 //! | [`http`] | [`Api`]: a client of it |
+//! | [`scene`] | it, with organizations and their people |
 //! | [`pooler`] | PgBouncer in transaction mode |
 //! | [`key_files`] | the service's keys in files, and the commands that change them |
 //! | [`vault`] | a stand-in for Vault |
@@ -71,6 +72,7 @@ pub mod oidc;
 pub mod past;
 pub mod pooler;
 pub mod releases;
+pub mod scene;
 pub mod schedules;
 pub mod server;
 pub mod sql;

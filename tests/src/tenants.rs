@@ -3,7 +3,8 @@
 use tokio_postgres::{Client, Error, Row};
 use uuid::Uuid;
 
-use crate::sql::{Params, run, value};
+use crate::TestDb;
+use crate::sql::{Params, run, value, values};
 use crate::tokens::{Outcome, try_sign_up};
 
 /// The roles, under the names that tests use.
@@ -44,6 +45,41 @@ impl Tenant {
             _ => panic!("{name} is nobody here"),
         }
     }
+}
+
+/// Two tenants in a database of their own, and who speaks to it.
+#[allow(missing_docs)] // what their types say
+pub struct TwoTenants {
+    pub db: TestDb,
+    pub admin: Client,
+    pub service: Client,
+    pub ours: Tenant,
+    pub theirs: Tenant,
+}
+
+impl TwoTenants {
+    /// Founds them; the audit log has its partitions, as where maintenance runs.
+    pub async fn found() -> Self {
+        let db = TestDb::create().await;
+        let (admin, service) = (db.superuser().await, db.connect_as("auth_service").await);
+        run(&admin, "select auth.maintain_audit_partitions()", &[]).await;
+        let ours = Tenant::found(&admin, &service, "ours").await;
+        let theirs = Tenant::found(&admin, &service, "theirs").await;
+        Self { db, admin, service, ours, theirs }
+    }
+}
+
+/// Everything that names an organization: its ids, its slug, and the addresses of its people. Whatever others are shown is
+/// searched for it as text.
+pub async fn names(admin: &Client, organization: Uuid) -> Vec<String> {
+    let names = "with people as (select user_id from auth.organization_members where organization_id = $1)
+                 select $1::text union all select slug from auth.organizations where id = $1
+                 union all select user_id::text from people
+                 union all select email from auth.users where id in (select user_id from people)
+                 union all select id::text from auth.sessions where user_id in (select user_id from people)
+                 union all select id::text from auth.organization_invitations where organization_id = $1
+                 union all select email from auth.organization_invitations where organization_id = $1";
+    values(admin, names, &[&organization]).await
 }
 
 /// Signs somebody up who belongs to the organization, and whose session acts for it: arranged by hand, without the
