@@ -57,7 +57,7 @@ async fn a_replay_is_told_at_once_signed_with_every_secret_and_names_nobody() {
     assert_eq!(webhook.kind(), "auth.token_replay");
     let session = newest_session(&admin).await.to_string();
     assert_eq!(webhook.json()["data"]["events"][0]["sessionId"], json!(session));
-    for personal in ["ada", "example.org", "127.0.0.", "asr_", "Lovelace"] {
+    for personal in ["ada@", "example.org", "127.0.0.", "asr_", "Lovelace"] {
         assert!(!webhook.text().contains(personal), "{personal}: {}", webhook.text());
     }
     let id: String = value(&admin, "select id::text from auth.alert_outbox", &[]).await;
@@ -76,10 +76,11 @@ async fn a_replay_is_told_at_once_signed_with_every_secret_and_names_nobody() {
 async fn whatever_a_receiver_does_each_gets_it_under_one_id_and_who_has_it_not_again() {
     let (db, receiver) = (TestDb::create().await, WebhookReceiver::start().await);
     let admin = db.superuser().await;
-    let paths = ["/fine", "/503/x", "/lost/x", "/slow/x", "/redirect/x"];
+    let paths = ["/fine", "/503/x", "/lost/x", "/slow/x", "/redirect/x", "/410/x"];
     let server =
         alerting_server(&db, &paths.map(|path| receiver.url(path)), &[("ALERT_WEBHOOK_TIMEOUT_SECONDS", "1")]).await;
     queue_test(&admin).await;
+    // One who wants it no more does not end it for the others.
     becomes(&admin, "retrying").await;
     let error: String = value(&admin, "select last_error from auth.alert_outbox", &[]).await;
     for part in [
@@ -100,8 +101,9 @@ async fn whatever_a_receiver_does_each_gets_it_under_one_id_and_who_has_it_not_a
         assert_eq!((shown[0].id(), shown[0].text()), (shown[1].id(), shown[1].text()), "{path}");
         assert!(shown.iter().all(|webhook| webhook.is_signed()), "{path}: {shown:?}");
     }
-    let still = "select count(*) from auth.alert_outbox where cardinality(delivered_to) = 4 and last_error ~ '^receiver 5 [^;]*$'";
-    eventually("only the redirect is left", async || value::<i64>(&admin, still, &[]).await == 1).await;
+    let still = "select count(*) from auth.alert_outbox where cardinality(delivered_to) = 4 and last_error ~ '^receiver 5 [^;]*; receiver 6 [^;]*$'";
+    eventually("only the redirect and the refusal are left", async || value::<i64>(&admin, still, &[]).await == 1)
+        .await;
     assert_eq!((receiver.at("/fine").len(), receiver.at("/landing").len()), (1, 0));
     eventually("the log says so", async || server.log().contains("an alert did not reach everybody")).await;
     assert!(!server.log().contains("/redirect/x"), "{}", server.log());
@@ -165,10 +167,39 @@ async fn what_a_killed_process_was_sending_another_sends_when_the_lease_is_over_
     run(&admin, "delete from auth.alert_outbox", &[]).await;
     queue_test(&admin).await;
     receiver.wait_for("/never/x", 1).await;
+    // Nobody else is given it while this one may still be at it.
+    let lease = "select extract(epoch from leased_until - next_attempt_at)::float8 from auth.alert_outbox";
+    let lease: f64 = value(&admin, lease, &[]).await;
+    assert!((32.0..60.0).contains(&lease), "{lease}");
     server.terminate();
     assert_eq!(server.ended().await.code(), Some(0));
     // It was given its time, and what became of it was told: no lease is left to run out.
     becomes(&admin, "retrying").await;
+}
+
+#[tokio::test]
+async fn what_became_of_it_is_told_until_the_database_listens() {
+    let (db, receiver) = (TestDb::create().await, WebhookReceiver::start().await);
+    let admin = db.superuser().await;
+    // It breaks twice.
+    admin
+        .batch_execute(
+            "create sequence reports;
+             create function refuse_report() returns trigger language plpgsql security definer as $$
+             begin
+               if nextval('public.reports') <= 2 then raise exception 'not now'; end if;
+               return new;
+             end $$;
+             create trigger refuse_report before update on auth.alert_outbox
+               for each row when (new.sent_at is not null) execute function refuse_report()",
+        )
+        .await
+        .unwrap();
+    let server = alerting_server(&db, &[receiver.url("/fine")], &[]).await;
+    queue_test(&admin).await;
+    becomes(&admin, "sent").await;
+    assert_eq!((receiver.at("/fine").len(), value::<i64>(&admin, "select last_value from reports", &[]).await), (1, 3));
+    assert_eq!(server.log().matches("what became of a delivery could not be told").count(), 2);
 }
 
 #[tokio::test]

@@ -164,6 +164,23 @@ async fn a_failed_step_up_is_in_the_story_of_its_session() {
     assert_eq!(told(&service, &ada, session).await, ["auth_session_created", "step_up_failed"]);
 }
 
+/// Every writer of the log sees to it. Should one fail to, the story of a session is its user's alone all the same.
+#[tokio::test]
+async fn what_somebody_else_did_in_a_session_is_not_told() {
+    let db = TestDb::create().await;
+    let (service, admin) = (db.connect_as("auth_service").await, db.superuser().await);
+    let ada = try_sign_up(&service, "ada@example.org", None).await.unwrap();
+    let bob = try_sign_up(&service, "bob@example.org", None).await.unwrap();
+    let slip = "select auth.record_event('user_login_failed', 'warning', false, $1, session_id => $2, details => '{}')";
+    run(&admin, slip, &[&bob.user_id, &ada.session_id]).await;
+    let session = ada.session_id.unwrap();
+    assert_eq!(told(&service, &ada, session).await, ["auth_session_created"]);
+    // Also when the session itself was cleaned away.
+    run(&admin, "delete from auth.sessions where id = $1", &[&session]).await;
+    let again = log_in(&service, "ada@example.org", PASSWORD).await;
+    assert_eq!(told(&service, &again, session).await, ["auth_session_created"]);
+}
+
 #[tokio::test]
 async fn it_is_told_to_whom_it_concerns() {
     let db = TestDb::create().await;

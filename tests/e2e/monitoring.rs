@@ -257,8 +257,18 @@ fn promtool(arguments: &[&str], directory: &Path) {
 #[test]
 fn the_alert_rules_are_right_and_fire_when_they_should() {
     let directory = monitoring().join("prometheus");
+    let tests = ["alerts_test.yml", "alerts_thresholds_test.yml"];
     promtool(&["check", "rules", "alerts.yml"], &directory);
-    promtool(&["test", "rules", "alerts_test.yml"], &directory);
+    promtool(&[&["test", "rules"], &tests[..]].concat(), &directory);
+    // And each of them is among what is tried.
+    let tried = tests.map(|file| std::fs::read_to_string(directory.join(file)).unwrap()).concat();
+    let is_seen = |name: &str| {
+        let case = format!("alertname: {name}\n        exp_alerts:\n          - exp_labels:");
+        tried.contains(&format!("{{alertname=\"{name}\"}}', value: ")) || tried.contains(&case)
+    };
+    let names: Vec<String> = alert_expressions().into_iter().map(|(name, _)| name).collect();
+    let never: Vec<&String> = names.iter().filter(|name| !is_seen(name)).collect();
+    assert!(never.is_empty(), "no test sees them fire: {never:?}");
 }
 
 #[test]
