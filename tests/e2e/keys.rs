@@ -278,6 +278,29 @@ async fn keys_are_listed_by_name_made_once_and_never_printed() {
     }
 }
 
+/// As a unit of systemd has them: of root, and to be read by a group that the service is in (api/README.md, Keys).
+#[tokio::test]
+async fn files_of_root_may_be_read_by_a_group_and_those_of_others_are_refused() {
+    if !rustix::process::geteuid().is_root() {
+        return; // Nobody else can give a file away.
+    }
+    let (nobody, somebody) = (65_534, 1);
+    let files = KeyFiles::create();
+    let list = async || files.command_as(nobody, &["list"]).await;
+    assert!(list().await.refusal().contains("Permission denied"));
+    for ring in ["hmac", "peppers", "jwt"] {
+        std::os::unix::fs::chown(files.path(ring), None, Some(nobody)).expect("its group");
+        files.set_mode(ring, 0o640);
+    }
+    assert_eq!(list().await.expect().lines().count(), 3);
+    // What root puts there instead is the group's to read as well.
+    files.command(&["rotate", "jwt"], &[]).await.expect();
+    assert_eq!(list().await.expect().lines().count(), 4);
+    std::os::unix::fs::chown(files.path("hmac"), Some(somebody), None).expect("its owner");
+    let refusal = list().await.refusal();
+    assert!(refusal.contains("it belongs to another user (uid 1), who can change it"), "{refusal}");
+}
+
 #[tokio::test]
 async fn keys_in_the_environment_want_a_restart_and_say_so() {
     let db = TestDb::create().await;

@@ -216,6 +216,8 @@ async fn an_error_is_reported_under_its_request_and_trace() {
     assert_eq!(event["contexts"]["trace"]["trace_id"], TRACE);
     assert_eq!(event["contexts"]["trace"]["span_id"], failed.id);
     assert_eq!(event["environment"], "test");
+    // The library calls its own ones native: this is the one that was made of what may leave.
+    assert_eq!(event["platform"], Value::Null, "{event:#}");
     assert_eq!(event["request"]["headers"]["content-type"], "application/json");
     assert!(!event.to_string().contains("my-secret"), "{event:#}");
 }
@@ -251,8 +253,15 @@ async fn a_receiver_that_hangs_does_not_keep_the_service_from_ending() {
     let receiver = Receiver::start().await;
     receiver.set_mood(Mood::Hangs);
     let mut server = traced_server(&db, &receiver, &[("OTEL_EXPORTER_OTLP_TIMEOUT", "60000")]).await;
-    server.api().signup("ada@example.org").await;
-    eventually("a delivery is under way", async || !receiver.bytes().is_empty()).await;
+    let session = server.api().signup("ada@example.org").await;
+    let admin = db.superuser().await;
+    admin.batch_execute("alter function auth.rotate_session_token rename to gone").await.expect("renamed");
+    // Reports of errors, each of which would wait ten seconds for its answer.
+    for _ in 0..5 {
+        server.api().refresh(&session.refresh_token).await.expect(503);
+    }
+    let has = |path: &str| String::from_utf8_lossy(&receiver.bytes()).contains(path);
+    eventually("deliveries of both kinds are under way", async || has("/v1/traces") && has("/envelope/")).await;
     server.terminate();
     assert_eq!(server.ended().await.code(), Some(0));
 }
@@ -267,6 +276,15 @@ async fn a_receiver_that_fails_is_named_once_and_tried_again() {
     eventually("the failure is in the log", async || {
         api.get("/health/live", "").await.expect(200);
         server.log().contains("traces cannot be delivered")
+    })
+    .await;
+    // The library tries each delivery again by itself before it fails: when as many attempts have been made once more, and
+    // another, a second one has failed.
+    let attempts = || String::from_utf8_lossy(&receiver.bytes()).matches("POST /v1/traces").count();
+    let first = attempts();
+    eventually("another delivery has failed", async || {
+        api.get("/health/live", "").await.expect(200);
+        attempts() > 2 * first
     })
     .await;
     receiver.set_mood(Mood::Takes);

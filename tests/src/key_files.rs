@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 use std::{fs, process::Output};
 
+use crate::cluster::env_path;
 use crate::server::{HMAC_KEY, JWT_SEED, PEPPER, auth_api, key};
 
 /// The settings of the files, and the rings' names on the command line.
@@ -77,6 +78,18 @@ impl KeyFiles {
     pub async fn command(&self, arguments: &[&str], more: &[(&str, &str)]) -> Said {
         let settings: Vec<_> = self.settings_and(more).into_iter().filter(|(_, value)| !value.is_empty()).collect();
         Said::of(auth_api(&[&["keys"], arguments].concat(), &settings).await)
+    }
+
+    /// The same as another user, in the group of that number and no other; only root can.
+    pub async fn command_as(&self, user: u32, arguments: &[&str]) -> Said {
+        // A copy: where the program was built, others may be shut out.
+        let program = self.path("auth-api");
+        fs::copy(env_path("AUTH_TEST_API"), &program).expect("a copy");
+        let mut command = tokio::process::Command::new("setpriv");
+        command.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"]);
+        command.arg(program).arg("keys").args(arguments);
+        let settings = self.settings().into_iter().filter(|(_, value)| !value.is_empty());
+        Said::of(command.env_clear().envs(settings).output().await.expect("setpriv"))
     }
 }
 

@@ -55,16 +55,22 @@ impl Telemetry {
 
     /// Delivers what is left, as far as that is possible in a few seconds. Not inside an asynchronous runtime.
     pub fn stop(self) {
-        if let Some(provider) = self.traces
-            && let Err(error) = provider.shutdown_with_timeout(FLUSH)
-        {
-            tracing::warn!(%error, "the last traces were not delivered");
-        }
-        if let Some(client) = self.errors
-            && !client.close(Some(FLUSH))
-        {
-            tracing::warn!("the last error reports were not delivered");
-        }
+        // Side by side: a receiver that hangs takes its own time, and not the other's as well.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                if let Some(provider) = self.traces
+                    && let Err(error) = provider.shutdown_with_timeout(FLUSH)
+                {
+                    tracing::warn!(%error, "the last traces were not delivered");
+                }
+            });
+            // Not closed: that would wait for the end of a delivery that is under way, however long it takes.
+            if let Some(client) = self.errors
+                && !client.flush(Some(FLUSH))
+            {
+                tracing::warn!("the last error reports were not delivered");
+            }
+        });
     }
 }
 
