@@ -10,7 +10,6 @@ use crate::{
     app::App,
     cookies,
     credential::{Credential, SessionCredential},
-    db::Organization,
     device::Caller,
     error::{Code, Problem},
     oidc::Federation,
@@ -25,12 +24,6 @@ pub struct Viewer {
     pub caller: Caller,
     /// What pages show of them.
     pub frame: Frame,
-    /// What the session acts for.
-    #[allow(dead_code, reason = "the dashboard's")]
-    pub organization: Option<Organization>,
-    /// The roles there.
-    #[allow(dead_code, reason = "the dashboard's")]
-    pub roles: Vec<String>,
 }
 
 impl Viewer {
@@ -57,7 +50,7 @@ impl Viewer {
             is_federated: app.federation.as_ref().is_some_and(Federation::comes_back_here),
             path: request.uri().path().to_owned(),
         };
-        Ok(Self { credential, caller, frame, organization: profile.organization, roles: profile.roles })
+        Ok(Self { credential, caller, frame })
     }
 
     /// For the functions of `db/` that take a session only.
