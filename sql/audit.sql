@@ -131,7 +131,9 @@ begin
   execute format('create index if not exists %I on %s (session_id, created_at) where session_id is not null', name || '_session_id_created_at_idx', partition);
   -- Small and cheap, as rows come in the order of their time: for what asks about the last minutes.
   execute format('create index if not exists %I on %s using brin (created_at) with (autosummarize = on)', name || '_created_at_idx', partition);
+  -- What is rare, and looked for among all that is not.
   execute format('create index if not exists %I on %s (family_id) where action = ''token_replay_detected''', name || '_family_id_idx', partition);
+  execute format('create index if not exists %I on %s (created_at) where action = ''user_account_locked''', name || '_user_account_locked_idx', partition);
 end
 $$;
 comment on function auth.protect_audit_partition is 'Internal. Gives a partition of the audit log its own protection and indexes; again, what it lacks of them.';

@@ -282,7 +282,8 @@ end
 $$;
 comment on function auth.oversee_news is 'How many events of the dashboard''s lists there are since a time (at most an hour); null for who oversees nothing. For live updates: when the number has changed, read again.';
 
--- Whether what should be done regularly is done; of the whole database, so for operators alone. Cheap: by indexes.
+-- Whether what should be done regularly is done; of the whole database, so for operators alone. Cheap: by indexes, and the
+-- mail of thirty days.
 create function auth.oversee_upkeep() returns table (topic text, is_well boolean, value text, advice text)
   language plpgsql volatile parallel unsafe security definer rows 6 set search_path = pg_catalog, pg_temp
   as $$

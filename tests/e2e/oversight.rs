@@ -372,6 +372,42 @@ async fn news_are_counted_for_who_they_are_for() {
     assert_eq!(news(&scene.stranger).await, None);
 }
 
+/// What a page asks for again at every live update does not read the log, however much is in it.
+#[tokio::test]
+async fn what_is_looked_at_all_the_time_reads_little() {
+    let scene = scene().await;
+    scene.replay(&scene.ours.member).await;
+    // A day of logins, in the order of their time, as it is in a log.
+    scene
+        .admin
+        .batch_execute(
+            "insert into auth.audit_log (created_at, action, severity, success)
+             select now() - n * interval '1 second', 'auth_session_created', 'info', true from generate_series(86000, 1, -1) n;
+             insert into auth.audit_log (created_at, action, severity, success, details)
+             select now() - n * interval '1 hour', 'user_account_locked', 'warning', false, '{\"failures\": 10, \"locked_for\": \"1 minute\"}'
+               from generate_series(20, 1, -1) n",
+        )
+        .await
+        .unwrap();
+    // So that the blocks are summarized, as autovacuum does.
+    scene.admin.batch_execute("vacuum analyze auth.audit_log").await.unwrap();
+    let read = "select coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)::bigint from pg_stat_user_tables
+                 where schemaname = 'auth' and relname ~ '^audit_log'";
+    for (sql, most) in [
+        ("select email from auth.oversee_incidents(page_size => 5)", 50),
+        ("select locked_at::text from auth.oversee_lockouts(page_size => 50)", 200),
+        // By blocks of a hundred pages, two of them.
+        ("select auth.oversee_news(null, now() - interval '1 minute')::text", 40_000),
+    ] {
+        run(&scene.admin, "select pg_stat_reset()", &[]).await;
+        assert!(!scene.texts(&scene.operator, sql).await.is_empty(), "{sql}");
+        scene.service.batch_execute("select pg_stat_force_next_flush()").await.unwrap();
+        run(&scene.admin, "select pg_stat_clear_snapshot()", &[]).await;
+        let read: i64 = value(&scene.admin, read, &[]).await;
+        assert!(read <= most, "{sql}: {read} rows read");
+    }
+}
+
 /// Of one organization among many, nothing is read from end to end: neither all sessions nor a month of the log.
 #[tokio::test]
 async fn what_an_organization_is_shown_is_found_by_indexes() {

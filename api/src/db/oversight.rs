@@ -75,6 +75,14 @@ pub struct Step {
     pub bytes: Option<i64>,
 }
 
+/// How many events there are of what the dashboard lists.
+pub struct News {
+    /// Since the time that was asked about.
+    pub count: i64,
+    /// Since the time that will be asked about next.
+    pub count_next: i64,
+}
+
 /// A replay.
 pub struct Incident {
     /// Of its audit row.
@@ -236,12 +244,15 @@ impl Db {
         who: &SessionCredential,
         organization: Option<Uuid>,
         since: DateTime<Utc>,
-    ) -> Result<Option<i64>, Problem> {
+        next: DateTime<Utc>,
+    ) -> Result<Option<News>, Problem> {
         let acting = self.act_as_session(who).await?;
-        let sql = "select auth.oversee_news(of_organization => $1, since => $2)";
-        let news = column(&acting.one(sql, &[&organization, &since]).await?, 0)?;
+        // In this order: what comes between the two counts is new now, and once more next time.
+        let sql = "select auth.oversee_news(of_organization => $1, since => $3), auth.oversee_news(of_organization => $1, since => $2)";
+        let row = acting.one(sql, &[&organization, &since, &next]).await?;
+        let (count_next, count): (Option<i64>, Option<i64>) = (column(&row, 0)?, column(&row, 1)?);
         acting.commit().await?;
-        Ok(news)
+        Ok(count.zip(count_next).map(|(count, count_next)| News { count, count_next }))
     }
 
     /// Ends a family, for a reason; how many sessions ended.

@@ -44,7 +44,7 @@ const MOST_OF_ONE: usize = 3;
 /// When the listening connection broke.
 const RETRY: Duration = Duration::from_secs(5);
 /// An event's time is taken before its commit: so far back may appear what is new.
-const COMMIT_LAG: TimeDelta = TimeDelta::seconds(10);
+const COMMIT_LAG: TimeDelta = TimeDelta::minutes(1);
 
 /// What all streams share.
 pub struct Live {
@@ -139,6 +139,7 @@ struct Stream {
     app: Arc<App>,
     who: SessionCredential,
     organization: Option<Uuid>,
+    /// What it has seen: so many events since then.
     since: DateTime<Utc>,
     seen: i64,
     hints: watch::Receiver<u64>,
@@ -163,17 +164,17 @@ impl Stream {
             () = tokio::time::sleep(HEARTBEAT) => {}
         }
         self.looked = Instant::now();
-        let news = if self.who.expires_at <= Utc::now() {
-            Ok(None)
-        } else {
-            self.app.db.oversee_news(&self.who, self.organization, self.since).await
-        };
-        match news {
-            Ok(Some(count)) if count != self.seen => {
-                self.seen = count;
-                Some("event: changed\ndata: 1\n\n")
+        if self.who.expires_at <= Utc::now() {
+            return self.end();
+        }
+        // Each look goes on from the one before, so that none counts more than what happened in between, however long it stays.
+        let next = Utc::now() - COMMIT_LAG;
+        match self.app.db.oversee_news(&self.who, self.organization, self.since, next).await {
+            Ok(Some(news)) => {
+                let is_new = news.count != self.seen;
+                (self.since, self.seen) = (next, news.count_next);
+                Some(if is_new { "event: changed\ndata: 1\n\n" } else { ":\n\n" })
             }
-            Ok(Some(_)) => Some(":\n\n"),
             Ok(None) => self.end(),
             Err(problem) if problem.code() == Code::InvalidAccessToken => self.end(),
             // The database is away: it may come back.
@@ -196,8 +197,8 @@ pub async fn events(Data(app): Data<&Arc<App>>, Query(asked): Query<Asked>, view
     let since = Utc::now() - COMMIT_LAG;
     // Subscribed before the first reading: what comes between is not missed.
     let hints = app.live.subscribe().ok_or_else(|| Problem::from(Code::Overloaded))?;
-    let news = app.db.oversee_news(&who, asked.organization, since).await?;
-    let seen = news.ok_or_else(|| Problem::from(Code::InsufficientRole))?;
+    let news = app.db.oversee_news(&who, asked.organization, since, since).await?;
+    let seen = news.ok_or_else(|| Problem::from(Code::InsufficientRole))?.count_next;
     listen(app);
     let organization = asked.organization;
     let stream = Stream {
