@@ -59,8 +59,8 @@ $$;
 comment on function auth.is_overseen is 'Internal. Whether a user belongs to those of an auth.oversight_reach.';
 
 create function auth.oversee_figures(of_organization uuid default null)
-  returns table (counted_at timestamptz, live_sessions bigint, used_in_last_hour bigint, opened_in_last_day bigint,
-                 ended_in_last_day bigint, failed_in_last_day bigint, replays_in_last_day bigint)
+  returns table (counted_at timestamptz, live_sessions bigint, live_families bigint, used_in_last_hour bigint,
+                 opened_in_last_day bigint, ended_in_last_day bigint, failed_in_last_day bigint, replays_in_last_day bigint)
   language plpgsql volatile parallel unsafe security definer rows 1
   set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
   as $$
@@ -74,12 +74,14 @@ begin
     return;
   end if;
   if reach.extent = 'all' then
-    select s.taken_at, s.live_sessions, s.used_in_last_hour into counted_at, live_sessions, used_in_last_hour
+    select s.taken_at, s.live_sessions, s.live_families, s.used_in_last_hour
+      into counted_at, live_sessions, live_families, used_in_last_hour
       from auth.samples s where s.taken_at > clock - interval '20 minutes' order by s.taken_at desc limit 1;
   end if;
   if counted_at is null then
     counted_at := clock;
-    select count(*), count(*) filter (where s.last_used_at > clock - interval '1 hour') into live_sessions, used_in_last_hour
+    select count(*), count(distinct s.family_id), count(*) filter (where s.last_used_at > clock - interval '1 hour')
+      into live_sessions, live_families, used_in_last_hour
       from auth.sessions s
      where s.revoked_at is null and s.idle_expires_at > clock and s.expires_at > clock
        and (reach.extent = 'all' or s.organization_id = reach.organization_id)
@@ -93,13 +95,13 @@ begin
   return next;
 end
 $$;
-comment on function auth.oversee_figures is 'One row: how many sessions live and were used in the last hour (of everything: as the newest sample counted them, or, without one, by reading all of auth.sessions), and what happened in the last day (in whole hours).';
+comment on function auth.oversee_figures is 'One row: how many sessions live, of how many families, and were used in the last hour (of everything: as the newest sample counted them, or, without one, by reading all of auth.sessions), and what happened in the last day (in whole hours).';
 
 -- Of everything: from auth.samples, and the log since the last of them (of at most a day). Of an organization: from its
 -- rows of the log, by their index.
 create function auth.oversee_activity(of_organization uuid, from_time timestamptz, step interval)
   returns table (since timestamptz, opened bigint, ended bigint, failed_logins bigint, lockouts bigint, replays bigint,
-                 refreshed bigint, refused bigint, live_sessions bigint, bytes bigint)
+                 refreshed bigint, refused bigint, live_sessions bigint, live_families bigint, bytes bigint)
   language plpgsql volatile parallel unsafe security definer rows 100
   set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
   as $$
@@ -157,26 +159,27 @@ begin
       select date_bin(step, s.taken_at - interval '1 microsecond', origin) as at, s.opened, s.ended, s.failed_logins, s.lockouts, s.replays,
              case when s.is_first then null else s.rotated + s.retried - s.refreshed_before end as refreshed,
              case when s.is_first then null else s.refused - s.refused_before end as refused,
-             s.live_sessions, s.session_bytes + s.audit_bytes as bytes, s.taken_at
+             s.live_sessions, s.live_families, s.session_bytes + s.audit_bytes as bytes, s.taken_at
         from sample s
        where s.taken_at > began
       union all
       select date_bin(step, e.created_at, origin), (e.action = 'auth_session_created')::int,
              (e.action in ('session_revoked', 'session_family_revoked', 'user_logged_out'))::int,
              (e.action = 'user_login_failed')::int, (e.action = 'user_account_locked')::int,
-             (e.action = 'token_replay_detected')::int, null, null, null, null, null
+             (e.action = 'token_replay_detected')::int, null, null, null, null, null, null
         from event e)
     select b.since, coalesce(sum(t.opened), 0)::bigint, coalesce(sum(t.ended), 0)::bigint, coalesce(sum(t.failed_logins), 0)::bigint,
            coalesce(sum(t.lockouts), 0)::bigint, coalesce(sum(t.replays), 0)::bigint,
            sum(t.refreshed)::bigint, sum(t.refused)::bigint,
            (array_agg(t.live_sessions order by t.taken_at desc) filter (where t.live_sessions is not null))[1],
+           (array_agg(t.live_families order by t.taken_at desc) filter (where t.live_families is not null))[1],
            (array_agg(t.bytes order by t.taken_at desc) filter (where t.bytes is not null))[1]
       from generate_series(began, clock, step) b (since)
       left join told t on t.at = b.since
      group by b.since order by b.since;
 end
 $$;
-comment on function auth.oversee_activity is 'What happened from a time on, in steps: sessions opened and ended, failed logins, lock-outs and replays (audit rows: bursts of failures are aggregated); and of everything also refreshes that were answered and refused, live sessions, and bytes of sessions and log, as auth.samples has them (null: no sample, or nobody counts).';
+comment on function auth.oversee_activity is 'What happened from a time on, in steps: sessions opened and ended, failed logins, lock-outs and replays (audit rows: bursts of failures are aggregated); and of everything also refreshes that were answered and refused, live sessions and families, and bytes of sessions and log, as auth.samples has them (null: no sample, or nobody counts).';
 
 create function auth.oversee_incidents(
   of_organization uuid default null, page_size int default 50, after_time timestamptz default null, after_id bigint default null

@@ -31,22 +31,18 @@ begin
     session_ids := array(
       select s.id from auth.sessions s
        where s.id = wanted or s.family_id = wanted or s.user_id = wanted);
-    if cardinality(session_ids) = 0 and substr(wanted::text, 15, 1) = '8' then
-      -- A jti is kept nowhere: the key of its session recognises it. Its generation and time say which keys to try, those
-      -- of sessions that were just at that generation first.
-      made_generation := ('x' || substr(replace(wanted::text, '-', ''), 1, 8))::bit(32)::bigint;
+    made_generation := ('x' || substr(replace(wanted::text, '-', ''), 1, 8))::bit(32)::bigint;
+    if cardinality(session_ids) = 0 and substr(wanted::text, 15, 1) = '8' and made_generation <= 2147483647 then
+      -- A jti is kept nowhere, so no index can have it: the key of its session makes it again. Its generation and time say
+      -- which keys to try: of sessions that were open then, and have come at least so far since.
       made_at := auth.time_of_jti(wanted);
       session_ids := array(
-        select s.id from auth.sessions s cross join lateral auth.read_jti(s.lineage_key, wanted) proof
-         where s.generation = made_generation and date_trunc('second', coalesce(s.rotated_at, s.created_at)) = made_at
-           and (extent = 'all' or s.organization_id = find_overseen_sessions.organization_id));
-      if cardinality(session_ids) = 0 then
-        session_ids := array(
-          select s.id from auth.sessions s cross join lateral auth.read_jti(s.lineage_key, wanted) proof
-           where s.generation >= made_generation and s.created_at < made_at + interval '1 second'
-             and (s.generation = made_generation or s.rotated_at >= made_at)
-             and (extent = 'all' or s.organization_id = find_overseen_sessions.organization_id));
-      end if;
+        select s.id from auth.sessions s
+         where (extent = 'all' or s.organization_id = find_overseen_sessions.organization_id)
+           and s.generation >= made_generation and s.created_at < made_at + interval '1 second'
+           and (s.generation = made_generation or s.rotated_at >= made_at)
+           and auth.make_jti(s.lineage_key, made_generation::int, made_at) = wanted
+         limit 1);
     end if;
     return;
   end if;
@@ -145,7 +141,8 @@ $$;
 comment on function auth.oversee_sessions is 'A page of sessions, the newest first: live ones; or, with search, all that are kept of a session, family or user (by id), of a jti, a network, or an e-mail (how it begins; in an organization any part of it, or of the name).';
 
 -- Ends what is live of a family or a user, as far as the caller oversees it, with the reason that a person gave: in the
--- audit log as "note", for whoever oversees the session; the service does not show it to the user.
+-- audit log as "note". The service shows it to whoever oversees the session, and not to its user; who reads the log in SQL
+-- in the user's name is told of it, as of all that happened to them.
 create function auth.end_overseen(
   of_user uuid, of_family uuid, note text, reach_extent text, reach_organization uuid,
   ip inet, user_agent text, correlation_id text

@@ -14,16 +14,21 @@ begin
   end if;
   delete from auth.samples s where s.taken_at < clock - interval '100 days';
   insert into auth.samples (
-    taken_at, live_sessions, used_in_last_hour, kept_sessions, session_bytes, audit_bytes, opened, ended, failed_logins, lockouts, replays,
+    taken_at, live_sessions, live_families, used_in_last_hour, kept_sessions, session_bytes, audit_bytes, opened, ended, failed_logins, lockouts, replays,
     stats_reset, rotated, retried, refused)
-  select clock, s.live, s.used, s.kept, pg_total_relation_size('auth.sessions'),
+  select clock, s.live, s.families, s.used, s.kept, pg_total_relation_size('auth.sessions'),
          (select sum(pg_total_relation_size(i.inhrelid)) from pg_inherits i where i.inhparent = 'auth.audit_log'::regclass),
          e.opened, e.ended, e.failed_logins, e.lockouts, e.replays,
          c.stats_reset, c.rotated, c.retried + c.retained,
          c.replayed + c.overtaken + c.revoked + c.expired + c.unknown + c.ahead + c.limited + c.device_mismatch
     from (select count(*) filter (where x.is_live) as live, count(*) filter (where x.is_live and x.was_used) as used,
-                 count(*) filter (where not x.is_live) as kept
-            from (select y.revoked_at is null and y.idle_expires_at > clock and y.expires_at > clock as is_live,
+                 count(*) filter (where not x.is_live) as kept,
+                 -- Nearly every session is the first of its family, and has its id: so only the others are sorted.
+                 count(*) filter (where x.is_live and x.family_id = x.id)
+                   + count(distinct x.family_id) filter (where x.is_live and x.family_id <> x.id and not exists (
+                       select from auth.sessions f
+                        where f.id = x.family_id and f.revoked_at is null and f.idle_expires_at > clock and f.expires_at > clock)) as families
+            from (select y.id, y.family_id, y.revoked_at is null and y.idle_expires_at > clock and y.expires_at > clock as is_live,
                          y.last_used_at > clock - interval '1 hour' as was_used
                     from auth.sessions y) x) s,
          -- Of a gap only the last day: what a sample costs must not depend on how long nobody took one.

@@ -393,6 +393,7 @@ comment on sequence auth.audit_log_id_seq is 'Ids of audit rows: unique, ascendi
 create table auth.samples (
   taken_at timestamptz primary key,
   live_sessions bigint not null,
+  live_families bigint not null,
   used_in_last_hour bigint not null,
   kept_sessions bigint not null,
   session_bytes bigint not null,
@@ -408,7 +409,7 @@ create table auth.samples (
   refused bigint
 );
 comment on table auth.samples is 'What auth.run_maintenance() saw every quarter of an hour, kept for 100 days: for charts of how things grow.';
-comment on column auth.samples.live_sessions is 'Sessions neither revoked nor expired; kept_sessions: over, and not cleaned away yet.';
+comment on column auth.samples.live_sessions is 'Sessions neither revoked nor expired; live_families: of how many families; kept_sessions: over, and not cleaned away yet.';
 comment on column auth.samples.audit_bytes is 'All months of the audit log, indexes included.';
 comment on column auth.samples.opened is 'Audit rows since the sample before (at most a day): auth_session_created. So ended, failed_logins, lockouts and replays.';
 comment on column auth.samples.rotated is 'As auth.session_statistics counts it, since stats_reset; retried and refused: the sums of its other columns. Null: nobody counts.';

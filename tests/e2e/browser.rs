@@ -83,7 +83,7 @@ async fn arrange(admin: &Client, what: &str) {
         // A month of an installation that is in use, so that there is something to draw.
         "take samples" => {
             let samples = "insert into auth.samples
-                select t, 900 + 12 * n % 400 + n / 8, 300, 250, (900 + n / 8) * 700, 4000000 + n * 9000, 14 + n * 7 % 23, 11 + n * 5 % 19,
+                select t, 900 + 12 * n % 400 + n / 8, 890 + 12 * n % 400 + n / 8, 300, 250, (900 + n / 8) * 700, 4000000 + n * 9000, 14 + n * 7 % 23, 11 + n * 5 % 19,
                        case when n % 96 between 30 and 36 then 40 + n * 11 % 60 else 2 + n % 3 end, (n % 96 = 33)::int, (n % 397 = 7)::int,
                        '2026-01-01', n * 800::bigint + 90 * (n % 40), n * 9::bigint, n * 3::bigint
                   from (select n, now() - make_interval(mins => 15 * (2880 - n)) - interval '1 minute' as t from generate_series(0, 2880) n) s";

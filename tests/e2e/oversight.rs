@@ -276,6 +276,14 @@ async fn an_organization_ends_what_acts_for_it_and_an_operator_everything() {
     assert_eq!(end(&scene.operator, &ours.member).await, ("ended".into(), Some(1)));
     assert_eq!(revoked_reason(&scene.admin, private).await.as_deref(), Some("ended_by_operator"));
     assert_eq!(end(&scene.operator, &ours.member).await, ("ended".into(), Some(0)));
+    // It is the member's own story, and what was written into it they can read: the page says so to who writes.
+    let again = log_in(&scene.service, "member@ours.example", PASSWORD).await;
+    for told in ["auth.user_history($1)", "auth.audit_log where user_id = $1"] {
+        let sql = format!("select details ->> 'note' from {told}").replace("where", "a where a.details ? 'note' and");
+        let rows = act_as(&scene.service, &again, &sql, &[&ours.member.user_id]).await.unwrap();
+        let notes: BTreeSet<String> = rows.iter().filter_map(|row| row.get(0)).collect();
+        assert_eq!(notes, emails(&["left us"]), "{told}");
+    }
 }
 
 #[tokio::test]
@@ -309,7 +317,7 @@ async fn figures_of_everything_come_from_samples_and_the_log_since() {
     let scene = scene().await;
     run(
         &scene.admin,
-        "insert into auth.samples select t, live, 2, 5, 1000 * live, 500, 10, 3, 4, 1, 1, reset, rotated, 1, 7
+        "insert into auth.samples select t, live, live - 3, 2, 5, 1000 * live, 500, 10, 3, 4, 1, 1, reset, rotated, 1, 7
            from (values (now() - interval '125 minutes', 40, '2026-01-01'::timestamptz, 100),
                         (now() - interval '65 minutes', 50, '2026-01-01', 150),
                         (now() - interval '5 minutes', 60, '2026-02-02', 20)) v (t, live, reset, rotated)",
@@ -319,15 +327,29 @@ async fn figures_of_everything_come_from_samples_and_the_log_since() {
     // In the log since the newest sample: what the scene did. What it did before that, the samples have told.
     run(&scene.admin, "insert into auth.audit_log (created_at, action, severity, success) values (now() - interval '1 hour', 'auth_session_created', 'info', true)", &[]).await;
     let sums = "select concat_ws(' ', sum(opened), sum(ended), sum(failed_logins), sum(replays), sum(refreshed), sum(refused),
-                                 (array_agg(live_sessions order by since desc) filter (where live_sessions is not null))[1])
+                                 (array_agg(live_sessions || ' ' || live_families order by since desc) filter (where live_sessions is not null))[1])
                   from auth.oversee_activity(null, now() - interval '6 hours', '1 hour')";
     // Refreshes: of the first sample nobody knows since when, and before the last the counters began anew.
-    assert_eq!(scene.texts(&scene.operator, sums).await, ["38 9 12 3 50 0 60"]);
-    let figures = "select concat_ws(' ', live_sessions, used_in_last_hour) from auth.oversee_figures()";
-    assert_eq!(scene.texts(&scene.operator, figures).await, ["60 2"]);
-    assert_eq!(scene.texts(&scene.ours.owner, figures).await, ["3 3"], "an organization's are counted");
+    assert_eq!(scene.texts(&scene.operator, sums).await, ["38 9 12 3 50 0 60 57"]);
+    let figures = "select concat_ws(' ', live_sessions, live_families, used_in_last_hour) from auth.oversee_figures()";
+    assert_eq!(scene.texts(&scene.operator, figures).await, ["60 57 2"]);
+    assert_eq!(scene.texts(&scene.ours.owner, figures).await, ["3 3 3"], "an organization's are counted");
     run(&scene.admin, "delete from auth.samples", &[]).await;
-    assert_eq!(scene.texts(&scene.operator, figures).await, ["8 8"], "without a sample they are counted");
+    assert_eq!(scene.texts(&scene.operator, figures).await, ["8 8 8"], "without a sample they are counted");
+    // As a take-over leaves them: two sessions of a family whose first lives, and two of one whose first is over.
+    let fork = "update auth.sessions set family_id = $1 where id = any ($2)";
+    let [first, second, third] = [&scene.ours.owner, &scene.ours.admin, &scene.ours.member].map(|who| who.session_id);
+    let [fourth, fifth] = [&scene.theirs.admin, &scene.theirs.member].map(|who| who.session_id);
+    run(&scene.admin, fork, &[&first, &vec![second, third]]).await;
+    run(&scene.admin, fork, &[&scene.theirs.owner.session_id, &vec![fourth, fifth]]).await;
+    run(
+        &scene.admin,
+        "update auth.sessions set revoked_at = now(), revoked_reason = 'x' where id = $1",
+        &[&scene.theirs.owner.session_id],
+    )
+    .await;
+    assert_eq!(scene.texts(&scene.operator, figures).await, ["7 4 7"]);
+    assert_eq!(scene.texts(&scene.ours.owner, figures).await, ["3 1 3"]);
     for (arguments, code) in [
         ("null, null, '1 hour'", "22004"),
         ("null, now(), null", "22004"),
@@ -344,18 +366,22 @@ async fn figures_of_everything_come_from_samples_and_the_log_since() {
     // Maintenance takes them, one a quarter of an hour, and forgets the old ones.
     let operator = scene.db.connect_as("auth_operator").await;
     let taken = "select amount from auth.run_maintenance() where task = 'samples'";
-    run(&scene.admin, "insert into auth.samples select now() - interval '101 days', 1, 1, 1, 1, 1, 1, 1, 1, 1, 1", &[])
-        .await;
+    run(
+        &scene.admin,
+        "insert into auth.samples select now() - interval '101 days', 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1",
+        &[],
+    )
+    .await;
     assert_eq!(values::<i64>(&operator, taken, &[]).await.into_iter().sum::<i64>(), 0, "the log's months first");
     while values::<i64>(&operator, taken, &[]).await != [1] {}
     assert_eq!(values::<i64>(&operator, taken, &[]).await, [0]);
     let kept: Vec<String> = values(
         &scene.admin,
-        "select concat_ws(' ', live_sessions, kept_sessions, opened, replays) from auth.samples",
+        "select concat_ws(' ', live_sessions, live_families, kept_sessions, opened, replays) from auth.samples",
         &[],
     )
     .await;
-    assert_eq!(kept, ["8 0 9 0"]);
+    assert_eq!(kept, ["7 4 1 9 0"]);
 }
 
 #[tokio::test]
@@ -434,8 +460,12 @@ async fn what_an_organization_is_shown_is_found_by_indexes() {
         .unwrap();
     let read = "select relname::text from pg_stat_user_tables where schemaname = 'auth' and relname ~ '^(sessions|users|audit_log_[d2].*)$'
                    and seq_scan > 0 and n_live_tup > 1000 order by 1";
+    let searches =
+        ["00000000-6b02-83dc-88ac-14c71f740149", "member@", "198.51.100.0/24", "00000000-0000-4000-8000-000000000000"]
+            .map(|text| format!("select to_jsonb(o)::text from auth.oversee_sessions(search => '{text}') o"));
     for who in [&scene.ours.owner, &scene.ours.admin] {
-        for sql in EVERYTHING.iter().filter(|sql| !sql.contains("lockouts")) {
+        let lists = EVERYTHING.into_iter().filter(|sql| !sql.contains("lockouts"));
+        for sql in lists.chain(searches.iter().map(String::as_str)) {
             run(&scene.admin, "select pg_stat_reset()", &[]).await;
             run(&scene.admin, "analyze auth.sessions", &[]).await;
             scene.texts(who, sql).await;
@@ -444,4 +474,32 @@ async fn what_an_organization_is_shown_is_found_by_indexes() {
             assert_eq!(values::<String>(&scene.admin, read, &[]).await, Vec::<String>::new(), "{sql}");
         }
     }
+}
+
+/// A jti is kept nowhere: a key after the other makes it again, but only keys of sessions that can have made it.
+#[tokio::test]
+async fn only_keys_that_can_have_made_a_jti_are_tried() {
+    let scene = scene().await;
+    let rows = "insert into auth.sessions (family_id, user_id, created_at, auth_time, expires_at, idle_ttl, amr, lineage_key,
+                                           last_used_at, idle_expires_at, token_verifier, generation, rotated_at)
+                select gen_random_uuid(), $1, now() - opened, now(), now() + interval '30 days', '7 days', '{pwd}', sha256(n::text::bytea),
+                       now(), now() + interval '7 days', sha256('token'), generation, now() - rotated
+                  from generate_series(1, 1000) n cross join
+                       (values (interval '9 days', 70, interval '3 days'), ('9 days', 8, '1 minute'), ('1 day', 70, '1 minute')) v (opened, generation, rotated)";
+    run(&scene.admin, rows, &[&scene.stranger.user_id]).await;
+    run(&scene.admin, "analyze auth.sessions", &[]).await;
+    // Of a session that goes on: two days old, of generation 40.
+    let find = "with this as (update auth.sessions set generation = 50, created_at = now() - interval '5 days', rotated_at = now()
+                               where id = $1 returning lineage_key)
+                select auth.make_jti(lineage_key, 40, now() - interval '2 days')::text from this";
+    let jti: String = value(&scene.admin, find, &[&scene.ours.member.session_id]).await;
+    let track = format!("alter database \"{}\" set track_functions = 'all'", scene.db.name());
+    run(&scene.admin, &track, &[]).await;
+    let service = scene.db.connect_as("auth_service").await;
+    let sql = "select email from auth.oversee_sessions(search => $1)";
+    let found = act_as(&service, &scene.operator, sql, &[&jti]).await.unwrap();
+    assert_eq!(found.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(), ["member@ours.example"]);
+    service.batch_execute("select pg_stat_force_next_flush()").await.unwrap();
+    let tried = "select calls from pg_stat_user_functions where schemaname = 'auth' and funcname = 'make_jti'";
+    assert_eq!(value::<i64>(&scene.admin, tried, &[]).await, 1, "of {} sessions", 3000 + 8);
 }

@@ -35,11 +35,13 @@ pub struct Oversight {
 
 /// Figures of the moment and of the last day.
 pub struct Figures {
-    /// When the first two were counted.
+    /// When the first three were counted.
     pub counted_at: DateTime<Utc>,
     /// Live sessions.
     pub live_sessions: i64,
-    /// Of them.
+    /// Of so many families.
+    pub live_families: i64,
+    /// Of the sessions.
     pub used_in_last_hour: i64,
     /// Sessions opened in the last day.
     pub opened: i64,
@@ -71,6 +73,8 @@ pub struct Step {
     pub refused: Option<i64>,
     /// Live sessions at its end.
     pub live_sessions: Option<i64>,
+    /// And their families.
+    pub live_families: Option<i64>,
     /// Bytes of sessions and log at its end.
     pub bytes: Option<i64>,
 }
@@ -309,6 +313,7 @@ impl Overseer {
         Ok(Figures {
             counted_at: named(&row, "counted_at")?,
             live_sessions: named(&row, "live_sessions")?,
+            live_families: named(&row, "live_families")?,
             used_in_last_hour: named(&row, "used_in_last_hour")?,
             opened: named(&row, "opened_in_last_day")?,
             ended: named(&row, "ended_in_last_day")?,
@@ -333,6 +338,7 @@ impl Overseer {
                 refreshed: named(row, "refreshed")?,
                 refused: named(row, "refused")?,
                 live_sessions: named(row, "live_sessions")?,
+                live_families: named(row, "live_families")?,
                 bytes: named(row, "bytes")?,
             })
         };

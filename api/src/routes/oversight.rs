@@ -22,7 +22,7 @@ use crate::{
 #[oai(rename_all = "camelCase", deny_unknown_fields, example)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct EndRequest {
-    /// For the audit log: the user is not shown it.
+    /// For the audit log. It becomes part of the person's own record: write what they may read.
     reason: Text<Reason>,
 }
 

@@ -72,6 +72,7 @@ create type auth.history_event as (
 create table auth.samples (
   taken_at timestamptz primary key,
   live_sessions bigint not null,
+  live_families bigint not null,
   used_in_last_hour bigint not null,
   kept_sessions bigint not null,
   session_bytes bigint not null,

@@ -147,16 +147,16 @@ pub async fn overview_page(Data(app): Data<&Arc<App>>, Query(asked): Query<Asked
     let upkeep = overseer.upkeep().await?;
     let scope = Scope::of(&overseer.done().await?, asked.organization);
 
-    let share = |part: i64| format!("{} of them used in the last hour", grouped(part));
+    let families = if figures.live_families == 1 { "family" } else { "families" };
+    let share = format!(
+        "of {} {families}; {} used in the last hour",
+        grouped(figures.live_families),
+        grouped(figures.used_in_last_hour)
+    );
     let bad = |count: i64| if count > 0 { "bad" } else { "" };
     let day = || "in the last 24 hours".to_owned();
     let figures_shown = vec![
-        Figure {
-            title: "Live sessions",
-            value: grouped(figures.live_sessions),
-            hint: share(figures.used_in_last_hour),
-            tone: "",
-        },
+        Figure { title: "Live sessions", value: grouped(figures.live_sessions), hint: share, tone: "" },
         Figure { title: "Opened", value: grouped(figures.opened), hint: day(), tone: "" },
         Figure { title: "Ended", value: grouped(figures.ended), hint: day(), tone: "" },
         Figure { title: "Failed logins", value: grouped(figures.failed), hint: day(), tone: "" },
@@ -199,10 +199,11 @@ fn drawn(steps: &[Step], range: Range, is_all: bool) -> (Vec<Chart>, Vec<&'stati
         ("Replays", "bad", Kind::Events, |step| Some(step.replays)),
     ];
     if is_all {
-        measures.extend::<[(&'static str, &'static str, Kind, Measure); 4]>([
+        measures.extend::<[(&'static str, &'static str, Kind, Measure); 5]>([
             ("Refreshes", "good", Kind::Events, |step| step.refreshed),
             ("Refused refreshes", "bad", Kind::Events, |step| step.refused),
             ("Live sessions", "accent", Kind::State, |step| step.live_sessions),
+            ("Live families", "accent", Kind::State, |step| step.live_families),
             ("Sessions and log", "muted", Kind::Bytes, |step| step.bytes),
         ]);
     }
