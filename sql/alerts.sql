@@ -94,7 +94,8 @@ create function auth.alert_time(point timestamptz) returns text
 comment on function auth.alert_time is 'Internal. A time as the service writes it.';
 
 -- One composer at a time; who finds it taken leaves it to that one. It waits for no lock: neither for a cause that has not
--- committed nor for somebody who reports a webhook.
+-- committed nor for somebody who reports a webhook. Nearly always there is nothing to compose, and whoever asks every few
+-- seconds is told so by a look at the beginning of an index.
 create function auth.compose_alerts() returns void
   language plpgsql volatile parallel unsafe
   as $$
@@ -106,16 +107,12 @@ declare
   previous auth.alert_outbox;
   open_id uuid;
 begin
-  if not pg_try_advisory_xact_lock(hashtextextended('auth_sessions.compose_alerts', 0)) then
-    return;
-  end if;
   update auth.alert_outbox o
      set failed_at = clock, leased_until = null,
          last_error = case when o.attempts = 0 then 'expired: nobody sent it' else coalesce(o.last_error, 'nobody said what became of it') end
    where o.id = any (array(
      select x.id from auth.alert_outbox x
-      where x.sent_at is null and x.failed_at is null and x.next_attempt_at <= clock
-        and (x.leased_until is null or x.leased_until <= clock)
+      where auth.is_due(x.sent_at, x.failed_at, x.next_attempt_at, x.leased_until, clock)
         and (x.expires_at <= clock or auth.mail_backoff(x.attempts) is null)
       for update skip locked));
   -- A turn of the background worker that failed took its own events with it; it is counted outside of any transaction.
@@ -126,7 +123,21 @@ begin
      and not exists (select from auth.alert_events e where e.kind = 'maintenance_failed')
      and not exists (select from auth.alert_outbox o where o.kind = 'maintenance_failed' and o.composed_at >= s.last_failure_at);
 
+  -- In the order of the index, so that it is read, and not what a wave has left in the table.
+  perform from auth.alert_events e order by e.kind, e.at limit 1;
+  if not found then
+    return;
+  end if;
+  begin
+    -- Only the owner may take it, and nobody else wants it: that table has one row, which never changes, so that not even
+    -- autovacuum comes. An advisory lock is anybody's: a service that was broken into would hold it, and nobody would hear
+    -- of what it does.
+    lock table auth.instance in share update exclusive mode nowait;
+  exception when lock_not_available then
+    return;
+  end;
   for rule in select r.kind, r.threshold, r.period from auth.alert_rules() r loop
+    continue when not exists (select from auth.alert_events e where e.kind = rule.kind);
     if rule.period is not null then
       delete from auth.alert_events e
        where e.id = any (array(
@@ -205,8 +216,7 @@ begin
        set attempts = o.attempts + 1, leased_until = clock + claim_alerts.lease
      where o.id = any (array(
        select x.id from auth.alert_outbox x
-        where x.sent_at is null and x.failed_at is null and x.next_attempt_at <= clock
-          and (x.leased_until is null or x.leased_until <= clock)
+        where auth.is_due(x.sent_at, x.failed_at, x.next_attempt_at, x.leased_until, clock)
         order by x.next_attempt_at limit claim_alerts.batch for update skip locked))
     returning o.id, o.kind,
       jsonb_build_object('type', 'auth.' || o.kind, 'version', 1, 'timestamp', auth.alert_time(o.last_at),
@@ -238,7 +248,6 @@ create function auth.fail_alert(id uuid, attempt int, error text, permanent bool
 declare
   clock timestamptz := clock_timestamp();
   backoff interval := case when not permanent then auth.mail_backoff(attempt) end;
-  reason text := left(regexp_replace(regexp_replace(error, 'whsec_[A-Za-z0-9+/=_-]+', 'whsec_…', 'g'), '[[:cntrl:]]+', ' ', 'g'), 500);
 begin
   if id is null or attempt is null or permanent is null or delivered_to is null then
     raise exception 'id, attempt, permanent and delivered_to must not be null' using errcode = 'null_value_not_allowed',
@@ -249,7 +258,7 @@ begin
      set delivered_to = (select array_agg(distinct r) from unnest(o.delivered_to || fail_alert.delivered_to) r)
    where o.id = fail_alert.id and o.sent_at is null and o.failed_at is null and not o.delivered_to @> fail_alert.delivered_to;
   update auth.alert_outbox o
-     set leased_until = null, last_error = reason,
+     set leased_until = null, last_error = auth.delivery_error(error),
          next_attempt_at = coalesce(clock + backoff, o.next_attempt_at),
          failed_at = case when backoff is null then clock end
    -- Only by who still has it: one whose lease is over does not hasten, or give up, what another one is sending.

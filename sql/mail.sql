@@ -96,6 +96,23 @@ create function auth.mail_backoff(attempts int) returns interval
     then least(interval '10 seconds' * 2 ^ least(mail_backoff.attempts - 1, 12), interval '1 hour') * (0.75 + random() / 2) end;
 comment on function auth.mail_backoff is 'Internal. How long after its n-th attempt a mail is tried again; null: never.';
 
+-- Both outboxes have these columns. The planner puts it in the place of its call, so that the index over what is not over
+-- serves it.
+create function auth.is_due(
+  sent_at timestamptz, failed_at timestamptz, next_attempt_at timestamptz, leased_until timestamptz, clock timestamptz
+) returns boolean
+  language sql immutable parallel safe
+  return is_due.sent_at is null and is_due.failed_at is null and is_due.next_attempt_at <= is_due.clock
+     and (is_due.leased_until is null or is_due.leased_until <= is_due.clock);
+comment on function auth.is_due is 'Internal. Whether a row of an outbox is to be taken now: it is not over, its time has come, and nobody has it.';
+
+-- What a mail server or a receiver says may quote what it was shown: the link of a mail, or a secret of ours.
+create function auth.delivery_error(said text) returns text
+  language sql immutable parallel safe
+  return left(regexp_replace(regexp_replace(delivery_error.said, '(aso_|whsec_)[A-Za-z0-9+/=_-]+', '\1…', 'g'),
+                             '[[:cntrl:]]+', ' ', 'g'), 500);
+comment on function auth.delivery_error is 'Internal. Why a delivery failed, as an outbox keeps it: in one line of at most 500 letters, without secrets of ours.';
+
 create function auth.claim_mail(batch int, lease interval)
   returns table (id uuid, kind text, recipient text, variables jsonb, attempt int, created_at timestamptz)
   language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
@@ -118,8 +135,7 @@ begin
          last_error = case when m.expires_at <= clock then 'expired before it could be sent' else 'tried too often' end
    where m.id = any (array(
      select x.id from auth.mail_outbox x
-      where x.sent_at is null and x.failed_at is null and x.next_attempt_at <= clock
-        and (x.leased_until is null or x.leased_until <= clock)
+      where auth.is_due(x.sent_at, x.failed_at, x.next_attempt_at, x.leased_until, clock)
         and (x.expires_at <= clock or auth.mail_backoff(x.attempts) is null)
       order by x.next_attempt_at limit claim_mail.batch for update skip locked));
   return query
@@ -127,8 +143,7 @@ begin
        set attempts = m.attempts + 1, leased_until = clock + claim_mail.lease
      where m.id = any (array(
        select x.id from auth.mail_outbox x
-        where x.sent_at is null and x.failed_at is null and x.next_attempt_at <= clock
-          and (x.leased_until is null or x.leased_until <= clock)
+        where auth.is_due(x.sent_at, x.failed_at, x.next_attempt_at, x.leased_until, clock)
         order by x.next_attempt_at limit claim_mail.batch for update skip locked))
     returning m.id, m.kind, m.recipient, m.variables, m.attempts, m.created_at;
 end
@@ -157,15 +172,13 @@ create function auth.fail_mail(id uuid, attempt int, error text, permanent boole
 declare
   clock timestamptz := clock_timestamp();
   backoff interval := case when not permanent then auth.mail_backoff(attempt) end;
-  -- What a mail server says may quote the mail, and with it the link.
-  reason text := left(regexp_replace(regexp_replace(error, 'aso_[A-Za-z0-9_-]+', 'aso_…', 'g'), '[[:cntrl:]]+', ' ', 'g'), 500);
 begin
   if id is null or attempt is null or permanent is null then
     raise exception 'id, attempt and permanent must not be null' using errcode = 'null_value_not_allowed',
       hint = 'claim_mail tells id and attempt.';
   end if;
   update auth.mail_outbox m
-     set leased_until = null, last_error = reason,
+     set leased_until = null, last_error = auth.delivery_error(error),
          next_attempt_at = coalesce(clock + backoff, m.next_attempt_at),
          failed_at = case when backoff is null then clock end,
          variables = case when backoff is not null then m.variables end

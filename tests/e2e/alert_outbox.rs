@@ -341,7 +341,11 @@ async fn nobody_but_the_mailer_works_it_and_it_waits_for_nobody() {
             let expected = if may.contains(&statement) { "00000" } else { "42501" };
             assert_eq!(sqlstate(&client, &format!("select {statement}")).await, expected, "{login}: {statement}");
         }
-        for statement in ["delete from auth.alert_events", "update auth.alert_outbox set sent_at = now()"] {
+        for statement in [
+            "delete from auth.alert_events",
+            "update auth.alert_outbox set sent_at = now()",
+            "do $$ begin lock table auth.instance in share update exclusive mode; end $$",
+        ] {
             assert_eq!(sqlstate(&client, statement).await, "42501", "{login}: {statement}");
         }
     }
@@ -354,8 +358,9 @@ async fn nobody_but_the_mailer_works_it_and_it_waits_for_nobody() {
     }
     cause.batch_execute("begin").await.unwrap();
     happens(&cause, "token_ahead_of_database", 1).await;
+    happens(&admin, "suspicious_activity_detected", 1).await;
     slow.batch_execute("begin").await.unwrap();
-    claimed(&slow).await;
+    assert!(!claimed(&slow).await.is_empty());
     happens(&admin, "token_ahead_of_database", 1).await;
     assert_eq!(told(&other).await, Vec::<String>::new(), "somebody is at it");
     slow.batch_execute("commit").await.unwrap();
@@ -363,6 +368,53 @@ async fn nobody_but_the_mailer_works_it_and_it_waits_for_nobody() {
     cause.batch_execute("commit").await.unwrap();
     let_time_pass(&admin, "61 seconds").await;
     assert!(told(&other).await.contains(&"token_ahead_of_database 1".to_owned()));
+}
+
+/// Who has broken into the service may take every lock that anybody may.
+#[tokio::test]
+async fn nobody_silences_it_by_holding_a_lock() {
+    let db = TestDb::create().await;
+    let (admin, mailer, service) =
+        (db.superuser().await, db.connect_as("auth_mail_service").await, db.connect_as("auth_service").await);
+    let lock = "select pg_advisory_lock(hashtextextended('auth_sessions.compose_alerts', 0))";
+    service.batch_execute(lock).await.unwrap();
+    happens(&admin, "token_replay_detected", 1).await;
+    assert_eq!(told(&mailer).await, ["token_replay 1"]);
+}
+
+#[tokio::test]
+async fn who_asks_in_vain_takes_no_lock_and_reads_nothing_that_is_over() {
+    let db = TestDb::create().await;
+    let admin = db.superuser().await;
+    run(
+        &admin,
+        "insert into auth.alert_outbox (id, kind, times, first_at, last_at, events, composed_at, released_at, hold, expires_at,
+                                        next_attempt_at, sent_at)
+         select gen_random_uuid(), 'token_replay', 1, at, at, '[{}]', at, at, '1 minute', at + interval '1 day', at, at
+           from (select now() - interval '1 minute' * n as at from generate_series(1, 20000) n) t",
+        &[],
+    )
+    .await;
+    run(
+        &admin,
+        "insert into auth.mail_outbox (id, kind, created_at, expires_at, next_attempt_at, sent_at)
+         select gen_random_uuid(), 'verify_email', at, at + interval '1 day', at, at
+           from (select now() - interval '1 minute' * n as at from generate_series(1, 20000) n) t",
+        &[],
+    )
+    .await;
+    admin.batch_execute("analyze auth.alert_outbox, auth.mail_outbox").await.unwrap();
+    for claim in ["claim_alerts(1000, '1 minute', auth.extension_version())", "claim_mail(1000, '1 minute')"] {
+        admin.batch_execute("begin").await.unwrap();
+        assert_eq!(value::<i64>(&admin, &format!("select count(*) from auth.{claim}"), &[]).await, 0);
+        let read =
+            "select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint from pg_stat_xact_all_tables
+                     where relname in ('alert_outbox', 'alert_events', 'mail_outbox')";
+        assert_eq!(value::<i64>(&admin, read, &[]).await, 0, "{claim} reads what is over");
+        let locks = "select count(*) from pg_locks where pid = pg_backend_pid() and mode = 'ShareUpdateExclusiveLock'";
+        assert_eq!(value::<i64>(&admin, locks, &[]).await, 0, "{claim}");
+        admin.batch_execute("commit").await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -249,9 +249,11 @@ async fn receivers_are_tried_by_a_command() {
     let webhook = receiver.wait_for("/fine", 1).await.remove(0);
     assert!(webhook.is_signed() && webhook.kind() == "auth.test", "{webhook:?}");
 
-    let fine = receiver.url("/fine");
+    // What is on this machine is not shown to the proxy for what is outside.
+    let (fine, proxy) = (receiver.url("/fine"), ("HTTP_PROXY", "http://127.0.0.1:1"));
     let output =
-        auth_api(&["alerts", "test"], &[("ALERT_WEBHOOK_URLS", &fine), ("ALERT_WEBHOOK_SECRETS", &secrets)]).await;
+        auth_api(&["alerts", "test"], &[("ALERT_WEBHOOK_URLS", &fine), ("ALERT_WEBHOOK_SECRETS", &secrets), proxy])
+            .await;
     assert_eq!(output.status.code(), Some(0));
     let output = auth_api(&["alerts", "test"], &[]).await;
     assert!(String::from_utf8_lossy(&output.stderr).contains("ALERT_WEBHOOK_URLS is not set"));

@@ -92,6 +92,8 @@ pub struct Failure {
 /// All receivers, and how they are reached: by TLS with the platform's roots, without redirects, bounded in time.
 pub struct Receivers {
     client: reqwest::Client,
+    /// For what is on this machine: not by way of a proxy, which would take it elsewhere, in plain text.
+    local: reqwest::Client,
     receivers: Vec<Receiver>,
     secrets: Secrets,
     timeout: Duration,
@@ -119,18 +121,19 @@ impl Receivers {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let tls = builder.and_then(|builder| builder.with_platform_verifier());
-        let tls = tls.map_err(|error| format!("TLS cannot be set up: {error}"))?;
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls.with_no_client_auth())
-            .redirect(Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(timeout)
-            // They come seldom, and what a receiver answers is not read to its end.
-            .pool_max_idle_per_host(0)
-            .user_agent(concat!("auth-api/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| format!("no HTTP client: {error}"))?;
-        Ok(Self { client, receivers, secrets, timeout })
+        let tls = tls.map_err(|error| format!("TLS cannot be set up: {error}"))?.with_no_client_auth();
+        let client = || {
+            reqwest::Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                .redirect(Policy::none())
+                .connect_timeout(CONNECT_TIMEOUT)
+                .timeout(timeout)
+                // They come seldom, and what a receiver answers is not read to its end.
+                .pool_max_idle_per_host(0)
+                .user_agent(concat!("auth-api/", env!("CARGO_PKG_VERSION")))
+        };
+        let built = |client: reqwest::ClientBuilder| client.build().map_err(|error| format!("no HTTP client: {error}"));
+        Ok(Self { client: built(client())?, local: built(client().no_proxy())?, receivers, secrets, timeout })
     }
 
     /// How long a receiver may take.
@@ -152,8 +155,8 @@ impl Receivers {
 
     async fn post(&self, receiver: &Receiver, id: &Uuid, payload: &str) -> Result<(), Failure> {
         let (id, timestamp) = (id.to_string(), Utc::now().timestamp());
-        let request = self
-            .client
+        let client = if receiver.url.scheme() == "http" { &self.local } else { &self.client };
+        let request = client
             .post(receiver.url.clone())
             .header(CONTENT_TYPE, "application/json")
             .header("webhook-signature", self.secrets.sign(&id, timestamp, payload))
