@@ -2,6 +2,7 @@
 
 use auth_sessions_tests::failover::catch_up;
 use auth_sessions_tests::http::PASSWORD;
+use auth_sessions_tests::server::auth_api;
 use auth_sessions_tests::sql::{refusal, run, value, values};
 use auth_sessions_tests::tokens::{random_bytes, sha256, try_sign_up};
 use auth_sessions_tests::{OwnCluster, Server, eventually};
@@ -102,6 +103,27 @@ async fn a_standby_verifies_and_watches_and_sends_writers_to_the_primary() {
             }
         }
     }
+
+    // What a standby has not heard of is missing in an export: it says until when it is whole.
+    primary.stop();
+    let heard = "select to_char((pg_last_xact_replay_timestamp() - interval '1 minute') at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'),
+                        clock_timestamp() > pg_last_xact_replay_timestamp() + interval '1 second'";
+    let mut until = String::new();
+    eventually("the primary has been silent for a second", async || {
+        let row = watcher.query_one(heard, &[]).await.unwrap();
+        until = row.get(0);
+        row.get(1)
+    })
+    .await;
+    let url = standby.url("auth_watcher", "auth");
+    let settings = [("ADMIN_DATABASE_URL", url.as_str())];
+    let day = async |days: i32| -> String { value(&watcher, "select (now()::date + $1::int)::text", &[&days]).await };
+    let (yesterday, tomorrow) = (day(-1).await, day(1).await);
+    let refused = auth_api(&["export", "--from", &yesterday, "--to", &tomorrow], &settings).await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains(&format!("that this standby has heard of, {until}.")), "{said}");
+    let taken = auth_api(&["export", "--from", "2020-01-01", "--to", &yesterday], &settings).await;
+    assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
 }
 
 /// Every function that the role may call, called with something for each argument.

@@ -67,9 +67,13 @@ impl Export {
         self.0.query_one(sql, &[]).await.map_err(told)?.try_get(0).map_err(told)
     }
 
-    /// What time it is there.
-    pub async fn now(&self) -> Result<DateTime<Utc>, String> {
-        self.0.query_one("select clock_timestamp()", &[]).await.map_err(told)?.try_get(0).map_err(told)
+    /// Until when it knows what was committed: now, or, at a standby, until the last commit that it has heard of. And whether
+    /// it is a standby.
+    pub async fn knows_until(&self) -> Result<(DateTime<Utc>, bool), String> {
+        let sql = "select case when pg_is_in_recovery() then coalesce(pg_last_xact_replay_timestamp(), 'epoch')
+                          else clock_timestamp() end, pg_is_in_recovery()";
+        let row = self.0.query_one(sql, &[]).await.map_err(told)?;
+        Ok((row.try_get(0).map_err(told)?, row.try_get(1).map_err(told)?))
     }
 
     /// Which organization is meant by its slug.

@@ -67,12 +67,17 @@ pub async fn run(args: ExportArgs, db: Db) -> Result<(), String> {
                 .into(),
         );
     }
-    let settled = door.now().await? - SETTLED;
+    let (known, is_standby) = door.knows_until().await?;
+    let settled = known - SETTLED;
     if args.to > settled {
-        return Err(format!(
-            "--to must be at least a minute ago, {}: of the last moments something may still be under way.",
-            time(settled)
-        ));
+        let settled = time(settled);
+        return Err(if is_standby {
+            format!("--to must be at least a minute before the last thing that this standby has heard of, {settled}.")
+        } else {
+            format!(
+                "--to must be at least a minute ago, {settled}: of the last moments something may still be under way."
+            )
+        });
     }
     let organization_id = match args.organization.as_deref() {
         None => None,
