@@ -15,6 +15,7 @@ mod telemetry;
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 use cookie::SameSite;
+use zeroize::Zeroizing;
 
 use self::help::settings;
 pub use self::help::{admin_help, adoption_help, alerts_help, help, keys_help};
@@ -24,7 +25,10 @@ use crate::{
     alerts::{AlertsConfig, Receivers},
     client_address::Proxies,
     cookies::CookiePolicy,
-    keys::source::{KeySource, Ring},
+    keys::{
+        file::KeyFile,
+        source::{KeySource, Ring},
+    },
     limits::LimitsConfig,
     mailer::MailerConfig,
     oidc::FederationConfig,
@@ -187,6 +191,21 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
 
     fn required(&self, name: &str, hint: &str) -> Result<String, ConfigError> {
         self.optional(name).ok_or_else(|| ConfigError(format!("{name} is not set. {hint}")))
+    }
+
+    /// A secret, from the setting of that name or from the file that `NAME_FILE` names: as keys are (`keys::file`), but read
+    /// at the start only. One of them, or none.
+    fn secret(&self, name: &str) -> Result<Option<Zeroizing<String>>, ConfigError> {
+        let file = format!("{name}_FILE");
+        match (self.optional(name), self.optional(&file)) {
+            (Some(_), Some(_)) => Err(ConfigError(format!("{name} and {file} are both set. Take one away."))),
+            (Some(secret), None) => Ok(Some(Zeroizing::new(secret))),
+            (None, Some(path)) => match KeyFile::new(path.clone().into()).read() {
+                Ok((secret, _)) => Ok(Some(secret)),
+                Err(why) => Err(ConfigError(format!("{file}={path} cannot be used: {why}"))),
+            },
+            (None, None) => Ok(None),
+        }
     }
 
     fn parsed<T: FromStr<Err: fmt::Display>>(&self, name: &str) -> Result<T, ConfigError> {

@@ -19,6 +19,12 @@ pub(super) const SETTINGS: &[(&str, &str, &str)] = &[
         "Required with ALERT_WEBHOOK_URLS. What webhooks are signed with, comma-separated: all sign, so that a new one can be \
          given to the receivers before the old one goes. Each: echo whsec_$(openssl rand -base64 32)",
     ),
+    (
+        "ALERT_WEBHOOK_SECRETS_FILE",
+        "",
+        "A file with these secrets, one a line, instead of ALERT_WEBHOOK_SECRETS: of this user or root, and for nobody else \
+         (0600); read at the start",
+    ),
     ("ALERT_WEBHOOK_TIMEOUT_SECONDS", "15", "How long a receiver may take, 1 to 60; then it is tried later"),
 ];
 
@@ -44,13 +50,13 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
 
     fn alert_receivers(&self) -> Result<Option<Receivers>, ConfigError> {
         let timeout = Duration::from_secs(self.number("ALERT_WEBHOOK_TIMEOUT_SECONDS", 1, 60)?);
-        let (urls, secrets) = match (self.optional("ALERT_WEBHOOK_URLS"), self.optional("ALERT_WEBHOOK_SECRETS")) {
+        let (urls, secrets) = match (self.optional("ALERT_WEBHOOK_URLS"), self.secret("ALERT_WEBHOOK_SECRETS")?) {
             (None, None) => return Ok(None),
             (Some(urls), Some(secrets)) => (urls, secrets),
             _ => {
                 return Err(ConfigError(
-                    "ALERT_WEBHOOK_URLS and ALERT_WEBHOOK_SECRETS go together: set both, or neither. Make a secret with: \
-                     echo whsec_$(openssl rand -base64 32)"
+                    "ALERT_WEBHOOK_URLS and ALERT_WEBHOOK_SECRETS (or ALERT_WEBHOOK_SECRETS_FILE) go together: set both, or \
+                     neither. Make a secret with: echo whsec_$(openssl rand -base64 32)"
                         .into(),
                 ));
             }
@@ -68,12 +74,40 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::file::tests::Directory;
 
     fn with(settings: &[(&str, &str)]) -> Result<Option<AlertsConfig>, String> {
         let reader = Reader(|name: &str| {
             settings.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
         });
         reader.alerts().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_secrets_may_be_in_a_file_that_is_nobody_elses() {
+        let directory = Directory::new();
+        let secret = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+        let reading = |text: &str, mode, more: &[(&str, &str)]| {
+            let file = directory.file("secrets", text, mode);
+            let path = file.path().to_str().unwrap().to_owned();
+            let settings = [
+                ("ALERT_WEBHOOK_URLS", "https://hooks.example.org"),
+                ("ALERT_WEBHOOK_SECRETS_FILE", &path),
+                ("MAILER_DATABASE_URL", "postgres://m@127.0.0.1/auth"),
+            ];
+            with(&[&settings, more].concat()).map(|alerts| alerts.is_some())
+        };
+        assert_eq!(reading(&format!("{secret}\n{secret}\n"), 0o600, &[]), Ok(true));
+        for (text, mode, more, why) in [
+            (secret, 0o644, &[][..], "chmod 0600"),
+            ("", 0o600, &[], "it is empty"),
+            (&format!("{secret}\nwhsec_hunter2"), 0o600, &[], "secret 2 is not base64"),
+            (secret, 0o600, &[("ALERT_WEBHOOK_SECRETS", secret)], "both set"),
+        ] {
+            let sentence = reading(text, mode, more).unwrap_err();
+            assert!(sentence.contains(why) && sentence.contains("ALERT_WEBHOOK_SECRETS"), "{why}: {sentence}");
+            assert!(!sentence.contains("C2FV") && !sentence.contains("hunter2"), "{sentence}");
+        }
     }
 
     #[test]

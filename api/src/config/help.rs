@@ -112,7 +112,8 @@ pub fn admin_help() -> String {
 
 /// The settings of `auth-api alerts`.
 pub fn alerts_help() -> String {
-    help_of(&["ALERT_WEBHOOK_URLS", "ALERT_WEBHOOK_SECRETS", "ALERT_WEBHOOK_TIMEOUT_SECONDS", "LOG_FORMAT", "RUST_LOG"])
+    let own: Vec<&str> = alerts::SETTINGS.iter().map(|(name, ..)| *name).collect();
+    help_of(&[&own[..], &["LOG_FORMAT", "RUST_LOG"]].concat())
 }
 
 /// The settings of `auth-api adopt`.

@@ -27,6 +27,11 @@ pub(super) const SETTINGS: &[(&str, &str, &str)] = &[
     ),
     ("SMTP_USER", "", "Who to log in to the mail server as, where it wants that"),
     ("SMTP_PASS", "", "The password for it"),
+    (
+        "SMTP_PASS_FILE",
+        "",
+        "A file with it, instead of SMTP_PASS: of this user or root, and for nobody else (0600); read at the start",
+    ),
     ("SMTP_FROM", "", "Who mail is from: Example <no-reply@example.org>"),
     (
         "MAIL_LINK_BASE",
@@ -54,10 +59,14 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             None => tls.port(),
             Some(_) => self.number("SMTP_PORT", 1, 65_535)? as u16,
         };
-        let credentials = match (self.optional("SMTP_USER"), self.optional("SMTP_PASS")) {
+        let credentials = match (self.optional("SMTP_USER"), self.secret("SMTP_PASS")?) {
             (None, None) => None,
-            (Some(user), Some(password)) => Some(Credentials::new(user, password)),
-            _ => return Err(ConfigError("SMTP_USER and SMTP_PASS go together: set both, or neither.".into())),
+            (Some(user), Some(password)) => Some(Credentials::new(user, (*password).clone())),
+            _ => {
+                return Err(ConfigError(
+                    "SMTP_USER and SMTP_PASS (or SMTP_PASS_FILE) go together: set both, or neither.".into(),
+                ));
+            }
         };
         let (host, from, links) =
             (self.optional("SMTP_HOST"), self.optional("SMTP_FROM"), self.optional("MAIL_LINK_BASE"));
@@ -162,6 +171,10 @@ mod tests {
             (&[DATABASE, HOST, FROM, ("MAIL_LINK_BASE", "https://a.example/?token=")], "MAIL_LINK_BASE"),
             (&[DATABASE, HOST, FROM, LINKS, ("SMTP_TLS", "maybe")], "SMTP_TLS"),
             (&[DATABASE, HOST, FROM, LINKS, ("SMTP_USER", "ada")], "SMTP_PASS"),
+            (
+                &[DATABASE, HOST, FROM, LINKS, ("SMTP_USER", "ada"), ("SMTP_PASS_FILE", "/nowhere")],
+                "SMTP_PASS_FILE=/nowhere",
+            ),
             (
                 &[
                     DATABASE,

@@ -125,22 +125,22 @@ fn write(path: &Path, text: &str, like: &std::fs::Metadata) -> std::io::Result<(
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::{fs, os::unix::fs::PermissionsExt};
 
     use super::*;
 
     /// A directory of its own, gone with the value.
-    struct Directory(PathBuf);
+    pub struct Directory(PathBuf);
 
     impl Directory {
-        fn new() -> Self {
+        pub fn new() -> Self {
             let path = std::env::temp_dir().join(format!("auth-api-keys-{}", uuid::Uuid::new_v4().simple()));
             fs::create_dir(&path).unwrap();
             Self(path)
         }
 
-        fn file(&self, name: &str, text: &str, mode: u32) -> KeyFile {
+        pub fn file(&self, name: &str, text: &str, mode: u32) -> KeyFile {
             let path = self.0.join(name);
             fs::write(&path, text).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
