@@ -74,7 +74,7 @@ use self::params::Params;
 pub use self::passwords::PasswordChange;
 pub use self::personal_access_tokens::ListedToken;
 pub use self::security_events::{EventFilter, SecurityEvent};
-pub use self::sessions::{AccessGrant, Grant, Lifetimes, Login, NewAccount, Organization, Profile, Rotation, SignUp};
+pub use self::sessions::{AccessGrant, Grant, Lifetimes, Login, NewAccount, Profile, Rotation, SignUp};
 pub use self::step_up::StepUp;
 use crate::{
     config::DatabaseConfig,
