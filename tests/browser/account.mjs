@@ -16,7 +16,7 @@ async function pictures(open) {
   const desk = from("198.51.100.24", "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36");
   const pocket = from("203.0.113.77", phone);
   const office = from("192.0.2.10", "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:144.0) Gecko/20100101 Firefox/144.0");
-  const { refreshToken } = await signUp(origin, ada, "Ada Lovelace", {}, office);
+  const { refreshToken } = await signUp(origin, ada, "Ada Lovelace", { organization: { name: "Analytical Engines", slug: "engines" } }, office);
   await ask("verify every e-mail");
   const post = (path, body, headers) => fetch(origin + path, { method: "POST", headers: { "content-type": "application/json", ...headers }, body: JSON.stringify(body) });
   await logIn(origin, ada, office);
@@ -88,8 +88,8 @@ else await test(origin, {
   },
 
   async "nobody is brought to another site"(open) {
+    const page = await open();
     for (const path of ["//evil.example/", "https://evil.example/", "/\\evil.example", "javascript:alert(1)", "/\t/evil.example"]) {
-      const page = await open();
       await page.goto(`${origin}/sign-in?returnTo=${encodeURIComponent(path)}`);
       assert.equal(await page.$eval("form[data-api]", (form) => form.dataset.go), "/account", path);
     }
@@ -230,7 +230,7 @@ else await test(origin, {
     await make();
     await isAccessible(page);
     await page.keyboard.press("Escape");
-    await page.waitForFunction(() => document.activeElement.id === "name");
+    await page.waitForFunction(() => document.activeElement.id === "name" && document.activeElement.form.ariaBusy !== "true");
     await make();
     await page.keyboard.type("not the password");
     await page.keyboard.press("Enter");

@@ -222,7 +222,9 @@ fn drawn(steps: &[Step], range: Range, is_all: bool) -> (Vec<Chart>, Vec<&'stati
         cells: measures.iter().map(|(_, _, kind, measure)| cell(*kind, measure(step))).collect(),
     });
     let rows = rows.collect();
-    (measures.iter().map(chart).collect(), measures.iter().map(|(title, ..)| *title).collect(), rows)
+    // Families are as many as sessions but for a few: a chart of them would be the same one again.
+    let charts = measures.iter().filter(|(title, ..)| *title != "Live families").map(chart).collect();
+    (charts, measures.iter().map(|(title, ..)| *title).collect(), rows)
 }
 
 #[derive(Template)]
