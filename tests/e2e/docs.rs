@@ -131,7 +131,7 @@ async fn the_statements_of_the_runbooks_run() {
     // Of whom they tell.
     sign_up(&db.connect_as("auth_service").await, "ada@example.org").await;
     let mut tried = 0;
-    for page in ["replay-incident.md", "growth.md", "failover.md", "tune.md"] {
+    for page in ["replay-incident.md", "growth.md", "failover.md", "tune.md", "monitor.md"] {
         for Statement { login, sql } in statements(&read(&root().join("sql/dba").join(page))) {
             // Only of a standby, of a whole server.
             if ["pg_promote", "alter system", "alter extension"].iter().any(|words| sql.contains(words)) {
@@ -146,6 +146,24 @@ async fn the_statements_of_the_runbooks_run() {
         }
     }
     assert!(tried >= 12, "{tried}");
+}
+
+/// Who is woken by an alert finds what to do.
+#[test]
+fn every_alert_rule_has_its_line() {
+    let page = read(&root().join("sql/dba/monitor.md"));
+    let table: Vec<&str> = page.lines().filter(|line| line.starts_with("| `Auth")).collect();
+    let cells = table.iter().map(|line| line.split(" | ").next().unwrap());
+    let named: Vec<String> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect();
+    // `…Many`, after the name that it begins like.
+    let is_named =
+        |rule: &str| named.iter().any(|name| name.strip_prefix('…').map_or(name == rule, |end| rule.ends_with(end)));
+    let rules = crate::monitoring::alert_expressions();
+    let missing: Vec<&String> = rules.iter().map(|(rule, _)| rule).filter(|rule| !is_named(rule)).collect();
+    assert!(missing.is_empty(), "not in sql/dba/monitor.md: {missing:?}");
+    for name in named.iter().filter(|name| !name.starts_with('…')) {
+        assert!(rules.iter().any(|(rule, _)| rule == name), "{name} is no rule");
+    }
 }
 
 /// The files that pages tell to run are there.
