@@ -39,8 +39,10 @@ async function pictures(open) {
   await picture(page, "account-activity-phone", 844);
   await look(page, 1100, "dark");
   await picture(page, "account-activity");
-  await page.goto(`${origin}/account/tokens`);
+  await page.goto(`${origin}/account/password`);
   await look(page, 1100, "light");
+  await picture(page, "account-password", 620);
+  await page.goto(`${origin}/account/tokens`);
   await page.type("#name", "nightly report");
   await page.click("input[value='sessions:read']");
   await page.click("input[value='security_events:read']");

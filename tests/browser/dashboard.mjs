@@ -160,6 +160,7 @@ await test(origin, {
     await page.goto(`${origin}/dashboard/incidents`);
     await shows(page, "bob@rivals.example");
     await isAccessible(page);
+    await picture(page, "dashboard-replays", 760);
     await page.goto(`${origin}/dashboard/sessions`);
     await isAccessible(page);
     if (process.env.SCREENSHOTS) await page.goto(`${origin}/dashboard/sessions?q=mary%40`);
