@@ -219,8 +219,9 @@ async fn whatever_is_not_good_has_one_answer() {
     unsigned["alg"] = json!("none");
     tokens.push(unsigned_jwt(&unsigned, &claims));
     let mut forged = live.access_token.clone();
-    let flipped = if forged.ends_with('A') { 'B' } else { 'A' };
-    forged.replace_range(forged.len() - 10..forged.len() - 9, &flipped.to_string());
+    let at = forged.len() - 10;
+    let other = if &forged[at..=at] == "A" { "B" } else { "A" };
+    forged.replace_range(at..=at, other);
     tokens.push(forged);
     let mut secret = RefreshToken::parse(&live.refresh_token);
     secret.secret[0] ^= 1;
