@@ -187,7 +187,7 @@ create index sessions_organization_id_idx on auth.sessions (organization_id, cre
 create index sessions_cleanup_week_idx on auth.sessions (cleanup_week) where revoked_at is null;
 create index sessions_revoked_at_idx on auth.sessions (revoked_at) where revoked_at is not null;
 comment on table auth.sessions is 'One row per login on one device. Each refresh rotates the row in place (HOT); old tokens are recognised by lineage_key, so no row of theirs is kept.';
-comment on column auth.sessions.family_id is 'What is revoked together. Today each session is its own family.';
+comment on column auth.sessions.family_id is 'What is revoked together. A login begins one, whose id is that of its session; sessions taken over from another system may share one.';
 comment on column auth.sessions.reused_jti_of is 'Set by a replay: a jti of the generation that was presented again (its first 32 bits are the generation; its time is zero when a refresh token was replayed, which carries none).';
 comment on column auth.sessions.auth_time is 'When the user last proved who they are (OpenID Connect auth_time); not moved by a refresh.';
 comment on column auth.sessions.amr is 'How (RFC 8176): pwd, …';
