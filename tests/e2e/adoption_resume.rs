@@ -130,3 +130,24 @@ async fn a_table_in_use_is_not_waited_for() {
     user.batch_execute("select from public.sessions; rollback").await.unwrap();
     adopt(&db, &example("sessions.toml"), &[]).await.expect();
 }
+
+#[tokio::test]
+async fn there_is_one_at_a_time_and_one_that_is_about_to_end_is_waited_for() {
+    let db = TestDb::create().await;
+    let (admin, another) = (db.superuser().await, db.superuser().await);
+    load_example(&admin, "auth_sessions").await;
+    let mapping = example("auth_sessions.toml");
+    run(&another, "select pg_advisory_lock(hashtextextended('auth_sessions.adoption', 0))", &[]).await;
+    let said = adopt(&db, &mapping, &[]).await.expect_refusal();
+    assert!(said.contains("another auth-api adopt or rollback is at work"), "{said}");
+
+    let asked =
+        "select exists (select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
+                                 and query ~ 'pg_try_advisory_lock')";
+    let end = async {
+        eventually("it has asked once", async || value::<bool>(&admin, asked, &[]).await).await;
+        drop(another);
+    };
+    let (said, ()) = tokio::join!(adopt(&db, &mapping, &[]), end);
+    said.expect();
+}

@@ -2,7 +2,10 @@
 //!
 //! Unlike the rest of this door it speaks to an operator: an error is a sentence with the database's own message and hint.
 
-use std::error::Error as _;
+use std::{
+    error::Error as _,
+    time::{Duration, Instant},
+};
 
 use deadpool_postgres::{
     Object,
@@ -34,6 +37,9 @@ const ROLLBACK: &str = include_str!("../../../sql/adopt/rollback.sql");
 const SET_UP: &str = "set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0;
                       set search_path = pg_catalog, pg_temp; set client_connection_check_interval = '1s';
                       set work_mem = '128MB'; set maintenance_work_mem = '256MB'";
+
+/// How long the lock of another command is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What is in `auth_adoption.adoption`.
 pub struct State {
@@ -123,12 +129,16 @@ impl Db {
                     .into(),
             );
         }
-        // Held by the connection, until it ends.
+        // Held by the connection, until it ends; which, of a command that has just ended, may take a moment.
         let lock = "select pg_try_advisory_lock(hashtextextended('auth_sessions.adoption', 0))";
-        if !adoption.one::<bool>(lock, &[]).await? {
-            return Err(
-                "another auth-api adopt or rollback is at work in this database. Wait until it has ended.".into()
-            );
+        let begun = Instant::now();
+        while !adoption.one::<bool>(lock, &[]).await? {
+            if begun.elapsed() > LOCK_PATIENCE {
+                return Err(
+                    "another auth-api adopt or rollback is at work in this database. Wait until it has ended.".into()
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(adoption)
     }
