@@ -89,11 +89,14 @@ impl Server {
         Self::spawn(started_with).await
     }
 
-    /// Another one like it, at the same address: after it was killed.
+    /// Another one like it, after it was killed. At an address of its own: somebody else may have that port by now.
     pub async fn start_again(&self) -> Self {
-        let mut started_with = self.started_with.clone();
-        started_with.settings.push(("AUTH_LISTEN".to_owned(), self.address().to_owned()));
-        Self::spawn(started_with).await
+        Self::spawn(self.started_with.clone()).await
+    }
+
+    /// The port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.address().parse::<std::net::SocketAddr>().expect("an address").port()
     }
 
     async fn spawn(started_with: StartedWith) -> Self {

@@ -88,20 +88,27 @@ impl Client {
 
     /// Refreshes until told to stop, or refused. A thief may take one of its old tokens on the way.
     pub async fn live(mut self, stop: Arc<AtomicBool>, theft: Option<Duration>) -> Self {
-        let robbed_at = theft.map(|after| tokio::time::Instant::now() + after);
-        while !stop.load(Ordering::Relaxed) && !self.was_logged_out {
-            if robbed_at.is_some_and(|at| at <= tokio::time::Instant::now()) && self.tokens.len() > 2 {
-                self.be_robbed(&stop).await;
-                return self;
+        let Some(theft) = theft else {
+            while !stop.load(Ordering::Relaxed) && !self.was_logged_out {
+                self.refresh_once(&stop).await;
             }
-            self.refresh_once(&stop).await;
+            return self;
+        };
+        // It is robbed however little it got done until then, and if it takes until the weather has cleared.
+        let robbed_at = tokio::time::Instant::now() + theft;
+        let never = AtomicBool::new(false);
+        while (tokio::time::Instant::now() < robbed_at || self.tokens.len() <= 2) && !self.was_logged_out {
+            self.refresh_once(&never).await;
+        }
+        if !self.was_logged_out {
+            self.be_robbed(&stop).await;
         }
         self
     }
 
     /// One more refresh in fair weather: whoever can do it is logged in. False when it cannot be had within a minute.
     pub async fn is_logged_in(&mut self) -> bool {
-        let forever = Arc::new(AtomicBool::new(false));
+        let forever = AtomicBool::new(false);
         let before = self.tokens.len();
         let refreshed = tokio::time::timeout(Duration::from_secs(60), self.refresh_once(&forever)).await;
         refreshed.is_ok() && self.tokens.len() > before

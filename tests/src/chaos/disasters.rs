@@ -59,7 +59,9 @@ pub struct World {
     pub cluster: OwnCluster,
     /// The service.
     pub server: Server,
-    /// What is between them.
+    /// What the clients connect to: it stays where it is when the service is started again elsewhere.
+    pub front: Proxy,
+    /// What is between the service and PostgreSQL.
     pub proxy: Proxy,
     /// The disk that PostgreSQL is on, where it can be filled.
     pub disk: Option<SmallDisk>,
@@ -133,11 +135,12 @@ impl World {
                 self.server.kill().await;
                 tokio::time::sleep(lasting).await;
                 self.server = self.server.start_again().await;
+                self.front.set_target(self.server.port());
             }
             Disaster::PostgresKilled => {
                 self.cluster.crash();
                 tokio::time::sleep(lasting).await;
-                self.start_postgres();
+                self.start_postgres().await;
             }
             Disaster::BackendKilled => {
                 if let Some(backend) = self.some_backend().await {
@@ -148,7 +151,7 @@ impl World {
             Disaster::ImmediateStop => {
                 self.cluster.stop_immediately();
                 tokio::time::sleep(lasting).await;
-                self.start_postgres();
+                self.start_postgres().await;
             }
             Disaster::ConnectionsCut => self.proxy.cut(),
             Disaster::AnswersLost => self.proxy.lose_answers(self.random.u32(1..40)),
@@ -180,15 +183,21 @@ impl World {
                 tokio::time::sleep(lasting).await;
                 disk.free();
                 // PostgreSQL stops itself when WAL cannot be written.
-                self.start_postgres();
+                self.start_postgres().await;
             }
         }
     }
 
-    fn start_postgres(&mut self) {
-        if !self.cluster.is_running() {
-            self.cluster.start();
-            self.proxy.set_target(self.cluster.port());
+    /// Until it answers: one that is there may be about to stop itself.
+    async fn start_postgres(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while let Err(error) = crate::cluster::connect(&self.cluster.url("postgres", "auth")).await {
+            assert!(Instant::now() < deadline, "PostgreSQL did not come back: {error:?}");
+            if !self.cluster.is_running() {
+                self.cluster.start();
+                self.proxy.set_target(self.cluster.port());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`clients`] | 64 sessions, with four ways of trying again |
 //! | [`disasters`] | what goes wrong |
-//! | [`proxy`] | the weather between the service and PostgreSQL |
+//! | [`proxy`] | the weather between the service and PostgreSQL, and where clients find the service |
 //! | [`history`] | what the clients saw, against the decision table |
 
 pub mod clients;
@@ -113,13 +113,14 @@ pub async fn run(options: Options, mut progress: impl FnMut(String)) -> Report {
     let through_proxy =
         format!("postgresql://auth_service:{}@127.0.0.1:{}/auth", cluster.password("auth_service"), proxy.port());
     let server = Server::start_at(&through_proxy, &[("RUST_LOG", "error")]).await;
+    let front = Proxy::start(server.port()).await;
     let mut random = fastrand::Rng::with_seed(options.seed);
 
     let stop = Arc::new(AtomicBool::new(false));
     let mut clients = Vec::new();
     for number in 0..options.clients {
         let manners = Manners::ALL[number % Manners::ALL.len()];
-        clients.push(Client::new(server.url(), number, manners, random.u64(..)).await);
+        clients.push(Client::new(&front.url(), number, manners, random.u64(..)).await);
     }
     // One in eight is robbed, some time on the way.
     let lives: Vec<_> = (clients.into_iter().enumerate())
@@ -129,7 +130,7 @@ pub async fn run(options: Options, mut progress: impl FnMut(String)) -> Report {
         })
         .collect();
 
-    let mut world = World { cluster, server, proxy, disk, random };
+    let mut world = World { cluster, server, front, proxy, disk, random };
     let left_out = Disaster::ALL.into_iter().filter(|disaster| !world.has(*disaster)).collect();
     let mut report = Report { left_out, ..Report::default() };
     let end = Instant::now() + options.time;

@@ -1,4 +1,4 @@
-//! A TCP proxy between the service and PostgreSQL, through which the weather is made: connections that are cut between
+//! A TCP proxy, before PostgreSQL or before the service, through which the weather is made: connections that are cut between
 //! or in the middle of messages, answers that are lost after the commit, bytes that come late, nobody there.
 
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ pub struct Proxy {
 }
 
 struct Weather {
-    /// PostgreSQL's port on 127.0.0.1; it may have another one after a restart.
+    /// The port on 127.0.0.1 of what is behind; it may have another one after a restart.
     target: AtomicU16,
     refuses: AtomicBool,
     delay_micros: AtomicU64,
@@ -95,7 +95,12 @@ impl Proxy {
         self.address.port()
     }
 
-    /// Where PostgreSQL is now.
+    /// Where clients of the service connect, when it is between them and the service.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Where PostgreSQL, or the service, is now.
     pub fn set_target(&self, port: u16) {
         self.weather.target.store(port, Ordering::Relaxed);
     }
