@@ -187,30 +187,48 @@ pub async fn overview_page(Data(app): Data<&Arc<App>>, Query(asked): Query<Asked
     })?)
 }
 
-type Measure = fn(&Step) -> Option<i64>;
+/// What was counted over time.
+struct Measure {
+    title: &'static str,
+    /// The colour of its chart; none: it is in the table only.
+    tone: Option<&'static str>,
+    kind: Kind,
+    of: fn(&Step) -> Option<i64>,
+}
+
+impl Measure {
+    const fn new(title: &'static str, tone: Option<&'static str>, kind: Kind, of: fn(&Step) -> Option<i64>) -> Self {
+        Self { title, tone, kind, of }
+    }
+}
+
+const OF_EVERYBODY: [Measure; 5] = [
+    Measure::new("Sessions opened", Some("accent"), Kind::Events, |step| Some(step.opened)),
+    Measure::new("Sessions ended", Some("muted"), Kind::Events, |step| Some(step.ended)),
+    Measure::new("Failed logins", Some("warning"), Kind::Events, |step| Some(step.failed_logins)),
+    Measure::new("Lock-outs", Some("warning"), Kind::Events, |step| Some(step.lockouts)),
+    Measure::new("Replays", Some("bad"), Kind::Events, |step| Some(step.replays)),
+];
+
+/// What the database counts for all organizations together.
+const OF_OPERATORS: [Measure; 5] = [
+    Measure::new("Refreshes", Some("good"), Kind::Events, |step| step.refreshed),
+    Measure::new("Refused refreshes", Some("bad"), Kind::Events, |step| step.refused),
+    Measure::new("Live sessions", Some("accent"), Kind::State, |step| step.live_sessions),
+    // As many as sessions but for a few: a chart of them would be the same one again.
+    Measure::new("Live families", None, Kind::State, |step| step.live_families),
+    Measure::new("Sessions and log", Some("muted"), Kind::Bytes, |step| step.bytes),
+];
 
 /// The charts, and the columns and rows of the table that says the same.
 fn drawn(steps: &[Step], range: Range, is_all: bool) -> (Vec<Chart>, Vec<&'static str>, Vec<Row>) {
-    let mut measures: Vec<(&'static str, &'static str, Kind, Measure)> = vec![
-        ("Sessions opened", "accent", Kind::Events, |step| Some(step.opened)),
-        ("Sessions ended", "muted", Kind::Events, |step| Some(step.ended)),
-        ("Failed logins", "warning", Kind::Events, |step| Some(step.failed_logins)),
-        ("Lock-outs", "warning", Kind::Events, |step| Some(step.lockouts)),
-        ("Replays", "bad", Kind::Events, |step| Some(step.replays)),
-    ];
-    if is_all {
-        measures.extend::<[(&'static str, &'static str, Kind, Measure); 5]>([
-            ("Refreshes", "good", Kind::Events, |step| step.refreshed),
-            ("Refused refreshes", "bad", Kind::Events, |step| step.refused),
-            ("Live sessions", "accent", Kind::State, |step| step.live_sessions),
-            ("Live families", "accent", Kind::State, |step| step.live_families),
-            ("Sessions and log", "muted", Kind::Bytes, |step| step.bytes),
-        ]);
-    }
+    let for_operators: &[Measure] = if is_all { &OF_OPERATORS } else { &[] };
+    let measures = || OF_EVERYBODY.iter().chain(for_operators);
     let format = range.time_format();
-    let chart = |(title, tone, kind, measure): &(&'static str, &'static str, Kind, Measure)| {
-        let values: Vec<(DateTime<Utc>, Option<i64>)> = steps.iter().map(|step| (step.since, measure(step))).collect();
-        Chart::new(title, tone, *kind, &values, format)
+    let chart = |measure: &Measure| {
+        let value = |step: &Step| (step.since, (measure.of)(step));
+        let values: Vec<(DateTime<Utc>, Option<i64>)> = steps.iter().map(value).collect();
+        measure.tone.map(|tone| Chart::new(measure.title, tone, measure.kind, &values, format))
     };
     let cell = |kind: Kind, value: Option<i64>| match value {
         None => "–".to_owned(),
@@ -219,12 +237,9 @@ fn drawn(steps: &[Step], range: Range, is_all: bool) -> (Vec<Chart>, Vec<&'stati
     };
     let rows = steps.iter().rev().map(|step| Row {
         since: step.since.format(format).to_string(),
-        cells: measures.iter().map(|(_, _, kind, measure)| cell(*kind, measure(step))).collect(),
+        cells: measures().map(|measure| cell(measure.kind, (measure.of)(step))).collect(),
     });
-    let rows = rows.collect();
-    // Families are as many as sessions but for a few: a chart of them would be the same one again.
-    let charts = measures.iter().filter(|(title, ..)| *title != "Live families").map(chart).collect();
-    (charts, measures.iter().map(|(title, ..)| *title).collect(), rows)
+    (measures().filter_map(chart).collect(), measures().map(|measure| measure.title).collect(), rows.collect())
 }
 
 #[derive(Template)]
