@@ -46,6 +46,7 @@ mod server;
 mod slugs;
 mod strict_schema;
 mod telemetry;
+mod tls;
 mod upkeep;
 
 use std::{

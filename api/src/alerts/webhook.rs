@@ -3,18 +3,17 @@
 //! Signed here: it is one HMAC, and the crate `standardwebhooks` has stood still since its first release, with another
 //! generation of every library that it needs. The tests' receiver verifies with the standard's own library.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::Utc;
 use reqwest::{StatusCode, header::CONTENT_TYPE, redirect::Policy};
-use rustls_platform_verifier::BuilderVerifierExt;
 use sha2::{Digest, Sha256};
 use url::Url;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::{keys::hmac_sha256, oidc::is_safe};
+use crate::{keys::hmac_sha256, oidc::is_safe, tls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the standard says that a secret begins with, and how long it is.
@@ -117,11 +116,7 @@ impl Receivers {
         if receivers.len() > MAX_RECEIVERS {
             return Err(format!("there are more than {MAX_RECEIVERS} of them"));
         }
-        // The provider of cryptography named here, so that it does not hang on the features of others.
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let tls = builder.and_then(|builder| builder.with_platform_verifier());
-        let tls = tls.map_err(|error| format!("TLS cannot be set up: {error}"))?.with_no_client_auth();
+        let tls = tls::client_config("the receiver")?;
         let client = || {
             reqwest::Client::builder()
                 .tls_backend_preconfigured(tls.clone())

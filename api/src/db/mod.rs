@@ -47,7 +47,6 @@ use deadpool_postgres::{
         types::FromSql,
     },
 };
-use rustls_platform_verifier::BuilderVerifierExt;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use self::acting::Acting;
@@ -290,12 +289,8 @@ fn is_remote(host: &Host) -> bool {
     }
 }
 
-/// The system's roots, and a provider of cryptography named here, so that it does not hang on the features of others.
 fn tls() -> Result<rustls::ClientConfig, String> {
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let verified = builder.and_then(|builder| builder.with_platform_verifier());
-    Ok(verified.map_err(|error| format!("TLS to the database cannot be set up: {error}"))?.with_no_client_auth())
+    crate::tls::client_config("the database")
 }
 
 /// Nothing that this door sends is expected to fail: a connection on which something did is given up. So statements

@@ -1,10 +1,9 @@
 //! Keys in Vault, or OpenBao: the fields of one secret of a KV store, version 2.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use rustify::errors::ClientError as RestError;
-use rustls_platform_verifier::BuilderVerifierExt;
 use url::Url;
 use vaultrs::{
     api::{
@@ -21,6 +20,7 @@ use super::{
     file::KeyFile,
     source::{Revision, Ring, Stored},
 };
+use crate::tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,12 +56,8 @@ pub struct Vault {
 impl Vault {
     /// Asks it nothing yet.
     pub fn new(config: VaultConfig) -> Result<Self, KeyError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let tls = builder.and_then(|builder| builder.with_platform_verifier());
-        let tls = tls.map_err(|error| format!("TLS to Vault cannot be set up: {error}"))?;
         let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls.with_no_client_auth())
+            .tls_backend_preconfigured(tls::client_config("Vault")?)
             // The token is for this server, and a proxy of the environment is not it.
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()

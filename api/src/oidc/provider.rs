@@ -19,10 +19,9 @@ use openidconnect::{
     AsyncHttpClient, HttpRequest, HttpResponse, IssuerUrl,
     core::{CoreJsonWebKeySet, CoreProviderMetadata},
 };
-use rustls_platform_verifier::BuilderVerifierExt;
 use url::{Host, Url};
 
-use crate::telemetry;
+use crate::{telemetry, tls};
 
 /// Keys are taken without asking.
 const FRESH: Duration = Duration::from_secs(60 * 60);
@@ -211,13 +210,8 @@ impl From<reqwest::Error> for FetchError {
 
 impl Http {
     fn new(issuer: &Url) -> Result<Self, String> {
-        // The provider of cryptography named here, so that it does not hang on the features of others.
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let tls = builder.and_then(|builder| builder.with_platform_verifier());
-        let tls = tls.map_err(|error| format!("TLS to the OpenID provider cannot be set up: {error}"))?;
         let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls.with_no_client_auth())
+            .tls_backend_preconfigured(tls::client_config("the OpenID provider")?)
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)

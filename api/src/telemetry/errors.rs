@@ -27,8 +27,8 @@ use tracing::{
 };
 use tracing_subscriber::layer::{Context as LayerContext, Layer};
 
-use super::{redaction::redacted, tls, traces::RequestSpan};
-use crate::{app::RequestId, operations::Operations};
+use super::{redaction::redacted, traces::RequestSpan};
+use crate::{app::RequestId, operations::Operations, tls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,7 +52,7 @@ pub struct ErrorsConfig {
 /// From now on errors are reported.
 pub fn start(config: ErrorsConfig) -> Result<Arc<sentry::Client>, String> {
     let http = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls("Sentry")?)
+        .tls_backend_preconfigured(tls::client_config("Sentry")?)
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(REQUEST_TIMEOUT)

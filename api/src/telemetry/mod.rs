@@ -14,7 +14,6 @@ use futures_util::future::Either;
 use opentelemetry::trace::FutureExt;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use poem::{Request, http::StatusCode};
-use rustls_platform_verifier::BuilderVerifierExt;
 use sentry::SentryFutureExt;
 
 use self::traces::RequestSpan;
@@ -111,13 +110,4 @@ impl Observed {
             span.end(operation, status, refusal);
         }
     }
-}
-
-/// TLS with the platform's roots, and the provider of cryptography named here, so that it does not hang on the features of
-/// others.
-fn tls(to: &str) -> Result<rustls::ClientConfig, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let verified = builder.and_then(|builder| builder.with_platform_verifier());
-    Ok(verified.map_err(|error| format!("TLS to {to} cannot be set up: {error}"))?.with_no_client_auth())
 }

@@ -32,8 +32,7 @@ use poem::{
 };
 use url::Url;
 
-use super::tls;
-use crate::{app::RequestId, error::Code, operations::Operations};
+use crate::{app::RequestId, error::Code, operations::Operations, tls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -82,7 +81,7 @@ pub fn start(config: Option<TracesConfig>, takes_trace_context: bool) -> Result<
     let Some(config) = config else { return Ok(None) };
     let failed = |why: &dyn std::fmt::Display| format!("traces cannot be sent: {why}");
     let client = reqwest::blocking::Client::builder()
-        .tls_backend_preconfigured(tls("the receiver of traces")?)
+        .tls_backend_preconfigured(tls::client_config("the receiver of traces")?)
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(config.timeout)
