@@ -164,8 +164,7 @@ fn the_corpus_holds() {
 
 #[test]
 fn variations_of_the_corpus_hold() {
-    let random = || u64::from_be_bytes(crate::keys::random());
-    let seed = env::var("FUZZ_SEED").map_or_else(|_| random(), |seed| seed.parse().expect("a number"));
+    let seed = env::var("FUZZ_SEED").map_or(1, |seed| seed.parse().expect("a number"));
     println!("FUZZ_SEED={seed}");
     let failure = |(target, property): &Target| {
         let corpus = corpus(target);
