@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 use std::{fs, process::Output};
 
+use tokio::process::Command;
+
 use crate::cluster::env_path;
 use crate::server::{HMAC_KEY, JWT_SEED, PEPPER, auth_api, key};
 
@@ -82,10 +84,12 @@ impl KeyFiles {
 
     /// The same as another user, in the group of that number and no other; only root can.
     pub async fn command_as(&self, user: u32, arguments: &[&str]) -> Said {
-        // A copy: where the program was built, others may be shut out.
+        // A copy: where the program was built, others may be shut out. By a process of its own: what another test starts
+        // while this one writes would hold the file open for writing, and nobody could run it ("Text file busy").
         let program = self.path("auth-api");
-        fs::copy(env_path("AUTH_TEST_API"), &program).expect("a copy");
-        let mut command = tokio::process::Command::new("setpriv");
+        let copied = Command::new("install").arg(env_path("AUTH_TEST_API")).arg(&program).status().await;
+        assert!(copied.expect("coreutils").success(), "auth-api was not copied");
+        let mut command = Command::new("setpriv");
         command.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"]);
         command.arg(program).arg("keys").args(arguments);
         let settings = self.settings().into_iter().filter(|(_, value)| !value.is_empty());

@@ -54,8 +54,8 @@ pub struct Client {
     pub session_id: Uuid,
     /// Everything that it was given, oldest first: it shows the last refresh token.
     pub given: Vec<Session>,
-    /// How much of that it had been given when the disaster was over.
-    pub given_before: usize,
+    /// How much of that it had been given when the disaster was over; none as long as it was told nothing after it.
+    given_before: Option<usize>,
     /// Whether it was refused.
     pub is_refused: bool,
     answers: usize,
@@ -79,7 +79,7 @@ impl Client {
             manners,
             session_id: RefreshToken::parse(&session.refresh_token).session_id,
             given: vec![session],
-            given_before: 0,
+            given_before: None,
             is_refused: false,
             answers: 0,
         }
@@ -90,9 +90,14 @@ impl Client {
         &self.given.last().expect("that of the login").refresh_token
     }
 
-    /// The last that it was given before it was over.
+    /// What it was given before it was over.
+    pub fn before(&self) -> &[Session] {
+        &self.given[..self.given_before.expect("it has lived")]
+    }
+
+    /// The last of that.
     pub fn last_before(&self) -> &Session {
-        &self.given[self.given_before - 1]
+        self.before().last().expect("that of the login")
     }
 
     fn is_over(&self) -> bool {
@@ -105,7 +110,9 @@ impl Client {
             let sleeps = self.manners == Manners::Sleeper && self.weather.may_sleep.load(Ordering::Acquire);
             if sleeps && !self.is_over() {
                 self.fall_asleep().await;
-            } else if self.refresh().await && (self.is_over() || self.is_refused) {
+            }
+            self.refresh().await;
+            if self.given_before.is_some() {
                 return self;
             }
         }
@@ -127,15 +134,16 @@ impl Client {
             match answer {
                 Answer::Granted(session) => granted = Some(session),
                 Answer::Refused => self.is_refused = true,
-                Answer::Nothing => {}
+                Answer::Nothing => continue,
+            }
+            // Nothing of the database of before is answered any more when it is over. Asked once for each answer: it may be
+            // over at any moment.
+            if self.given_before.is_none() && (self.is_refused || self.is_over()) {
+                self.given_before = Some(self.given.len());
             }
         }
         let is_answered = granted.is_some() || self.is_refused;
-        // Nothing of the database of before is answered any more when it is over.
-        if is_answered && self.is_over() && self.given_before == 0 {
-            self.given_before = self.given.len();
-        }
-        if granted.is_some() && !self.is_over() {
+        if granted.is_some() && self.given_before.is_none() {
             self.weather.refreshes.fetch_add(1, Ordering::Relaxed);
             self.answers += 1;
             if self.manners == Manners::Phone && self.answers % 2 == 1 {

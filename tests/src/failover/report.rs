@@ -165,7 +165,7 @@ impl Report {
     /// An old token by whoever copied it: from before what was lost, or from it.
     async fn steal(&mut self, client: &Client, api: &Api) {
         // The last one that it had before is the one before the current one, as any retry is.
-        let Some(stolen) = client.given_before.checked_sub(2).map(|newest| &client.given[newest]) else { return };
+        let Some(stolen) = client.before().iter().nth_back(1) else { return };
         let status = api.refresh(&stolen.refresh_token).await.status;
         let reason = revoked_reason(&self.admin, client.session_id).await;
         let is_over = api.refresh(client.token()).await.status == 401;
