@@ -92,6 +92,8 @@ await test(origin, {
     await shows(page, "Mary Somerville <mary@engines.example>");
     await shows(page, "3 generations behind");
     await shows(page, thief);
+    await page.waitForFunction(() => /Replays\s+1\s/.test(document.getElementById("figures").innerText));
+    await page.waitForFunction(() => /Replays\s+1\s/.test(document.getElementById("charts").innerText));
     if (process.env.SCREENSHOTS) await page.reload();
     await picture(page, "dashboard-owner", 1320);
     await page.focus("[id^=incident-]");

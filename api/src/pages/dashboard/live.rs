@@ -1,5 +1,5 @@
 //! Live updates of the dashboard, as server-sent events: `GET /dashboard/events` says `changed` when there is something new
-//! within the reach of who listens, and nothing of what. The page then asks for its lists again, like anybody.
+//! within the reach of who listens, and nothing of what. The page then asks for its lists and figures again, like anybody.
 //!
 //! A notification of the database (`auth_events`) is a hint that something may have happened, to somebody. Each stream then
 //! reads anew, in the name of its own session: so it says nothing of what others may see, and ends when the session does,

@@ -122,6 +122,8 @@ impl Now {
 #[template(path = "pages/dashboard/overview.html")]
 struct Overview {
     frame: Frame,
+    /// Of this page itself, which renews its figures from there.
+    path: String,
     scope: Scope,
     figures: Vec<Figure>,
     counted_at: When,
@@ -162,17 +164,16 @@ pub async fn overview_page(Data(app): Data<&Arc<App>>, Query(asked): Query<Asked
         Figure { title: "Failed logins", value: grouped(figures.failed), hint: day(), tone: "" },
         Figure { title: "Replays", value: grouped(figures.replays), hint: day(), tone: bad(figures.replays) },
     ];
-    let choices = Range::ALL.map(|range| Choice {
-        title: range.title(),
-        path: {
-            let path = scope.path("/dashboard");
-            format!("{path}{}range={}", if path.contains('?') { "&" } else { "?" }, range.name())
-        },
-        is_chosen: range == asked.range,
-    });
+    let path_of = |range: Range| {
+        let path = scope.path("/dashboard");
+        format!("{path}{}range={}", if path.contains('?') { "&" } else { "?" }, range.name())
+    };
+    let choices =
+        Range::ALL.map(|range| Choice { title: range.title(), path: path_of(range), is_chosen: range == asked.range });
     let (charts, columns, rows) = drawn(&steps, asked.range, scope.is_all);
     Ok(html(&Overview {
         frame: viewer.frame,
+        path: path_of(asked.range),
         figures: figures_shown,
         counted_at: figures.counted_at.into(),
         choices: choices.into(),
