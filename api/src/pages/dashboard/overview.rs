@@ -64,6 +64,15 @@ impl Range {
         }
     }
 
+    /// When the page counts again, as htmx says it: a moment after the last of several changes, while that costs little. A
+    /// longer time is more to read, and changes less.
+    fn renewal(self) -> &'static str {
+        match self {
+            Self::Day => "sse:changed delay:2s, every 60s",
+            Self::Week | Self::Month => "every 60s",
+        }
+    }
+
     fn time_format(self) -> &'static str {
         match self {
             Self::Day => "%H:%M",
@@ -124,6 +133,7 @@ struct Overview {
     frame: Frame,
     /// Of this page itself, which renews its figures from there.
     path: String,
+    renewal: &'static str,
     scope: Scope,
     figures: Vec<Figure>,
     counted_at: When,
@@ -174,6 +184,7 @@ pub async fn overview_page(Data(app): Data<&Arc<App>>, Query(asked): Query<Asked
     Ok(html(&Overview {
         frame: viewer.frame,
         path: path_of(asked.range),
+        renewal: asked.range.renewal(),
         figures: figures_shown,
         counted_at: figures.counted_at.into(),
         choices: choices.into(),
