@@ -70,8 +70,9 @@ else await test(origin, {
     await page.goto(`${origin}/account?from=mail`);
     await arrives(page, "/sign-in?returnTo=%2Faccount%3Ffrom%3Dmail");
     await isAccessible(page);
-    // With keys alone.
+    // With keys alone. The browser puts the focus there when it first draws the page, which may be after its load.
     await page.reload();
+    await page.waitForFunction(() => document.activeElement.id === "email");
     await page.keyboard.type(email);
     await tabTo(page, "Password");
     await page.keyboard.type("not the password");
