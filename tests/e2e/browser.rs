@@ -18,12 +18,8 @@ fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-/// The port of a server: browsers keep Secure cookies for `localhost`.
-fn port(server: &Server) -> String {
-    server.url().rsplit(':').next().expect("a port").to_owned()
-}
-
-/// Runs a script. A line `@WHAT` of it is done in the database, and answered with a line.
+/// Runs a script. It is told ports, not addresses: browsers keep Secure cookies for `localhost`. A line `@WHAT` of it is done
+/// in the database, and answered with a line.
 async fn browse(arguments: &[&str], server: &Server, admin: &Client) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/browser/run");
     let mut command = Command::new(script);
@@ -100,7 +96,7 @@ async fn cookies_are_kept_sent_and_withheld_as_they_are_meant_to() {
     let origin = format!("http://localhost:{app_port}");
     let server = Server::start(&db, &[("CORS_ORIGINS", origin.as_str())]).await;
     let app_port = app_port.to_string();
-    browse(&["cookies.mjs", &port(&server), &app_port], &server, &db.superuser().await).await;
+    browse(&["cookies.mjs", &server.port().to_string(), &app_port], &server, &db.superuser().await).await;
 }
 
 #[tokio::test]
@@ -108,14 +104,14 @@ async fn the_account_page_does_what_it_says() {
     let db = TestDb::create().await;
     // So that a script can come from other networks.
     let server = Server::start(&db, &[("TRUSTED_PROXIES", "127.0.0.1")]).await;
-    browse(&["account.mjs", &port(&server)], &server, &db.superuser().await).await;
+    browse(&["account.mjs", &server.port().to_string()], &server, &db.superuser().await).await;
 }
 
 #[tokio::test]
 async fn the_dashboard_shows_to_each_what_is_theirs() {
     let db = TestDb::create().await;
     let server = Server::start(&db, &[("RATE_LIMIT_LOGIN", "off"), ("RATE_LIMIT_SIGNUP", "off")]).await;
-    browse(&["dashboard.mjs", &port(&server)], &server, &db.superuser().await).await;
+    browse(&["dashboard.mjs", &server.port().to_string()], &server, &db.superuser().await).await;
 }
 
 #[tokio::test]
